@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel's atomics, barriers, sequence counts and locks.
+//!
+//! This is the only file that names a memory ordering. The kernel's rules
+//! (Documentation/atomic_t.txt) are written down once, here:
+//!
+//! | kernel primitive | ordering there | written here as |
+//! |---|---|---|
+//! | atomic_read/set, READ_ONCE, WRITE_ONCE | none | Relaxed |
+//! | atomic_add/sub/inc without value | none | Relaxed RMW |
+//! | RMW that returns a value, successful cmpxchg | full | see [`full_before`] |
+//! | failed cmpxchg or add_unless | none | no fence after it |
+//! | smp_load_acquire, smp_store_release, locks | acquire, release | the same |
+//! | smp_rmb, smp_wmb | read-read, write-write | Acquire, Release fence (a little stronger) |
+//! | address dependency | ordered | Acquire load, with a comment |
+//!
+//! loom treats a SeqCst *access* as AcqRel but honours SeqCst *fences*, so a
+//! fully ordered RMW is two fences around a relaxed one there. Outside loom
+//! one SeqCst RMW gives the same on the machines a fuzzer runs on, at a third
+//! of the price.
+#![allow(clippy::disallowed_types)]
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use Ordering::{Acquire, Relaxed, Release};
+
+#[cfg(loom)]
+const FULL: Ordering = Relaxed;
+#[cfg(not(loom))]
+const FULL: Ordering = Ordering::SeqCst;
+
+/// The barrier before a fully ordered read-modify-write; pairs with any other
+/// full barrier on the same pair of locations.
+#[inline]
+fn full_before() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
+/// The barrier after a fully ordered, successful read-modify-write.
+#[inline]
+fn full_after() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
+/// A full barrier. C: smp_mb(), asm-generic/barrier.h
+#[inline]
+pub fn smp_mb() {
+    fence(Ordering::SeqCst);
+}
+
+/// Orders reads before reads. Stronger than the kernel's: it also orders the
+/// earlier reads before later writes. C: smp_rmb()
+#[inline]
+pub fn smp_rmb() {
+    fence(Acquire);
+}
+
+/// Orders writes before writes. Stronger than the kernel's: it also orders
+/// earlier reads before the later writes. C: smp_wmb()
+#[inline]
+pub fn smp_wmb() {
+    fence(Release);
+}
+
+/// A 32-bit counter or word. C: atomic_t, linux/atomic.h
+#[derive(Debug)]
+pub struct Atomic32(AtomicU32);
+
+impl Atomic32 {
+    /// A counter that starts at `v`.
+    pub fn new(v: i32) -> Self {
+        Self(AtomicU32::new(v as u32))
+    }
+    /// C: atomic_read(), READ_ONCE()
+    #[inline]
+    pub fn read(&self) -> i32 {
+        self.0.load(Relaxed) as i32
+    }
+    /// A load that later accesses through the value depend on; the kernel
+    /// gets this order from the address dependency, loom needs it spelled
+    /// out. Pairs with [`Atomic32::set_release`].
+    #[inline]
+    pub fn read_dependent(&self) -> i32 {
+        self.0.load(Acquire) as i32
+    }
+    /// C: atomic_set(), WRITE_ONCE()
+    #[inline]
+    pub fn set(&self, v: i32) {
+        self.0.store(v as u32, Relaxed);
+    }
+    /// C: atomic_set_release(); pairs with [`Atomic32::read_dependent`].
+    #[inline]
+    pub fn set_release(&self, v: i32) {
+        self.0.store(v as u32, Release);
+    }
+    /// C: atomic_add() (no ordering)
+    #[inline]
+    pub fn add(&self, n: i32) {
+        self.0.fetch_add(n as u32, Relaxed);
+    }
+    /// Adds and returns the new value. C: atomic_add_return()
+    #[inline]
+    pub fn add_return(&self, n: i32) -> i32 {
+        full_before();
+        let v = self.0.fetch_add(n as u32, FULL).wrapping_add(n as u32) as i32;
+        full_after();
+        v
+    }
+    /// Subtracts; true if the result is zero. C: atomic_sub_and_test()
+    #[inline]
+    pub fn sub_and_test(&self, n: i32) -> bool {
+        self.add_return(n.wrapping_neg()) == 0
+    }
+    /// Adds `n` unless the value is `u`; true if it added.
+    /// C: atomic_add_unless()
+    #[inline]
+    pub fn add_unless(&self, n: i32, u: i32) -> bool {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            if old == u as u32 {
+                return false;
+            }
+            full_before();
+            match self.0.compare_exchange(old, old.wrapping_add(n as u32), FULL, Relaxed) {
+                Ok(_) => {
+                    full_after();
+                    return true;
+                }
+                Err(now) => old = now,
+            }
+        }
+    }
+    /// Replaces `old` by `new`; true if it did. C: atomic_cmpxchg() == old
+    #[inline]
+    pub fn cmpxchg(&self, old: i32, new: i32) -> bool {
+        full_before();
+        let ok = self.0.compare_exchange(old as u32, new as u32, FULL, Relaxed).is_ok();
+        if ok {
+            full_after();
+        }
+        ok
+    }
+    /// Sets bits. C: set_bit() and its relatives (no ordering)
+    #[inline]
+    pub fn or(&self, bits: u32) {
+        self.0.fetch_or(bits, Relaxed);
+    }
+    /// Clears bits. C: clear_bit() (no ordering)
+    #[inline]
+    pub fn and_not(&self, bits: u32) {
+        self.0.fetch_and(!bits, Relaxed);
+    }
+    /// Sets bits and returns whether all of them were set before.
+    /// C: test_and_set_bit()
+    #[inline]
+    pub fn test_and_set(&self, bits: u32) -> bool {
+        full_before();
+        let old = self.0.fetch_or(bits, FULL);
+        full_after();
+        old & bits == bits
+    }
+    /// Clears bits and returns whether all of them were set before.
+    /// C: test_and_clear_bit()
+    #[inline]
+    pub fn test_and_clear(&self, bits: u32) -> bool {
+        full_before();
+        let old = self.0.fetch_and(!bits, FULL);
+        full_after();
+        old & bits == bits
+    }
+    /// Frees a lock word; pairs with the acquiring side.
+    /// C: smp_store_release()
+    #[inline]
+    pub fn store_release(&self, v: i32) {
+        self.0.store(v as u32, Release);
+    }
+    /// Takes a lock word; pairs with [`Atomic32::store_release`].
+    /// C: atomic_try_cmpxchg_acquire()
+    #[inline]
+    pub fn cmpxchg_acquire(&self, old: i32, new: i32) -> bool {
+        self.0.compare_exchange(old as u32, new as u32, Acquire, Relaxed).is_ok()
+    }
+}
+
+/// A 64-bit word: a page-table entry, a page's contents, a statistic.
+#[derive(Debug)]
+pub struct Word64(AtomicU64);
+
+impl Word64 {
+    /// A word that starts at `v`.
+    pub fn new(v: u64) -> Self {
+        Self(AtomicU64::new(v))
+    }
+    /// C: READ_ONCE()
+    #[inline]
+    pub fn read(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+    /// A load whose value is then followed (entry to table, entry to page):
+    /// the kernel's address dependency. Pairs with [`Word64::set_release`].
+    #[inline]
+    pub fn read_dependent(&self) -> u64 {
+        self.0.load(Acquire)
+    }
+    /// C: WRITE_ONCE()
+    #[inline]
+    pub fn set(&self, v: u64) {
+        self.0.store(v, Relaxed);
+    }
+    /// Publishes what was written before; pairs with
+    /// [`Word64::read_dependent`]. The kernel orders the initialisation of a
+    /// page or a table before the entry by the page-table lock or smp_wmb().
+    #[inline]
+    pub fn set_release(&self, v: u64) {
+        self.0.store(v, Release);
+    }
+    /// C: xchg()
+    #[inline]
+    pub fn xchg(&self, v: u64) -> u64 {
+        full_before();
+        let old = self.0.swap(v, FULL);
+        full_after();
+        old
+    }
+    /// Clears bits (no ordering). C: clear_bit()
+    #[inline]
+    pub fn and_not(&self, bits: u64) {
+        self.0.fetch_and(!bits, Relaxed);
+    }
+    /// Adds (no ordering). C: atomic_long_add()
+    #[inline]
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n as u64, Relaxed);
+    }
+}
+
+/// C: seqcount_t, linux/seqlock.h
+///
+/// Even: no writer. Odd: a writer is inside.
+#[derive(Debug)]
+pub struct Seqcount(Atomic32);
+
+impl Seqcount {
+    /// A sequence count with no writer.
+    pub fn new() -> Self {
+        Self(Atomic32::new(0))
+    }
+    /// C: raw_read_seqcount(): the value, then smp_rmb().
+    #[inline]
+    pub fn raw_read(&self) -> i32 {
+        let seq = self.0.read();
+        smp_rmb();
+        seq
+    }
+    /// C: read_seqcount_retry(): smp_rmb(), then compare.
+    #[inline]
+    pub fn read_retry(&self, seq: i32) -> bool {
+        smp_rmb();
+        self.0.read() != seq
+    }
+    /// C: raw_write_seqcount_begin(): count, then smp_wmb().
+    #[inline]
+    pub fn write_begin(&self) {
+        self.0.set(self.0.read().wrapping_add(1));
+        smp_wmb();
+    }
+    /// C: raw_write_seqcount_end(): smp_wmb(), then count.
+    #[inline]
+    pub fn write_end(&self) {
+        smp_wmb();
+        self.0.set(self.0.read().wrapping_add(1));
+    }
+    /// The bare value, for observers at rest.
+    pub fn value(&self) -> i32 {
+        self.0.read()
+    }
+    /// Back to zero, for a world that is used again.
+    pub(crate) fn reset(&self) {
+        self.0.set(0);
+    }
+}
+
+impl Default for Seqcount {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A lock that is taken and released by separate calls, as the port needs:
+/// a spinlock, and an rw_semaphore with any number of readers.
+///
+/// `holders` is 0 free, n > 0 readers, −1 writer (or spinlock owner).
+#[derive(Debug)]
+pub struct RawLock {
+    #[cfg(not(loom))]
+    holders: Atomic32,
+    #[cfg(loom)]
+    holders: crate::sync::Locked<i32>,
+    #[cfg(loom)]
+    freed: crate::sync::Condvar,
+}
+
+#[cfg(not(loom))]
+impl RawLock {
+    /// A free lock.
+    pub fn new() -> Self {
+        Self { holders: Atomic32::new(0) }
+    }
+    /// 0 free, n readers, −1 a writer.
+    #[inline]
+    pub fn holders(&self) -> i32 {
+        self.holders.read()
+    }
+    /// Takes the lock for itself, without waiting.
+    #[inline]
+    pub fn try_write(&self) -> bool {
+        self.holders.cmpxchg_acquire(0, -1)
+    }
+    /// Takes the lock for itself, waiting for all holders.
+    #[inline]
+    pub fn write(&self) {
+        let mut spins = 0;
+        while !self.try_write() {
+            wait(&mut spins);
+        }
+    }
+    /// Gives up the exclusive lock.
+    #[inline]
+    pub fn write_unlock(&self) {
+        self.holders.store_release(0);
+    }
+    /// Joins the readers, waiting for a writer.
+    #[inline]
+    pub fn read(&self) {
+        let mut spins = 0;
+        loop {
+            let n = self.holders.read();
+            if n >= 0 && self.holders.cmpxchg_acquire(n, n + 1) {
+                return;
+            }
+            wait(&mut spins);
+        }
+    }
+    /// Leaves the readers.
+    #[inline]
+    pub fn read_unlock(&self) {
+        // Release: what the reader saw stays before a later writer.
+        self.holders.add_return(-1);
+    }
+    /// Forgets all holders, for a world that is used again.
+    pub(crate) fn reset(&self) {
+        self.holders.set(0);
+    }
+}
+
+#[cfg(not(loom))]
+fn wait(spins: &mut u32) {
+    *spins += 1;
+    if (*spins).is_multiple_of(64) {
+        crate::sync::yield_now();
+    } else {
+        crate::sync::spin_loop();
+    }
+}
+
+#[cfg(loom)]
+#[allow(missing_docs)]
+impl RawLock {
+    pub fn new() -> Self {
+        Self { holders: crate::sync::Locked::new(0), freed: crate::sync::Condvar::new() }
+    }
+    pub fn holders(&self) -> i32 {
+        *self.holders.lock()
+    }
+    pub fn try_write(&self) -> bool {
+        let mut n = self.holders.lock();
+        let free = *n == 0;
+        if free {
+            *n = -1;
+        }
+        free
+    }
+    pub fn write(&self) {
+        self.acquire(|n| (n == 0).then_some(-1));
+    }
+    pub fn write_unlock(&self) {
+        *self.holders.lock() = 0;
+        self.freed.notify_all();
+    }
+    pub fn read(&self) {
+        self.acquire(|n| (n >= 0).then_some(n + 1));
+    }
+    pub fn read_unlock(&self) {
+        *self.holders.lock() -= 1;
+        self.freed.notify_all();
+    }
+    pub(crate) fn reset(&self) {
+        *self.holders.lock() = 0;
+    }
+    fn acquire(&self, next: impl Fn(i32) -> Option<i32>) {
+        let mut n = self.holders.lock();
+        loop {
+            if let Some(v) = next(*n) {
+                *n = v;
+                return;
+            }
+            n = self.freed.wait(n).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
+
+impl Default for RawLock {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What kernels differ in: the one table of defects, their commits, and the
+//! changes that were proposed and never merged.
+//!
+//! A [`Kernel`] is a base text, the set of defects present in it and the set
+//! of proposals applied to it. It is a value chosen at run time, and it has a
+//! text form in which commits are the words:
+//!
+//! ```
+//! use gup_core::history::{Defect, Kernel};
+//!
+//! let released: Kernel = "v5.15".parse().unwrap();
+//! assert!(released.has(Defect::SlowGrabIsFast));
+//! let fixed: Kernel = "v5.15 with c36c04c2e132".parse().unwrap();
+//! assert!(!fixed.has(Defect::SlowGrabIsFast));
+//! // Either commit of a defect may be named.
+//! assert_eq!(fixed, "v5.15 without 54d516b1d62f".parse().unwrap());
+//! ```
+
+use core::{fmt, str::FromStr};
+
+/// The kernel text that the port follows, function by function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Base {
+    /// mm/gup.c as commit 54d516b1d62f (v5.15-rc1) left it.
+    V5_15,
+}
+
+impl Base {
+    /// Every base.
+    pub const ALL: &'static [Base] = &[Base::V5_15];
+    /// Its name in the text form of kernels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Base::V5_15 => "v5.15",
+        }
+    }
+}
+
+/// One row of the table: a bug that some kernel has or had.
+#[derive(Debug)]
+pub struct DefectInfo {
+    /// Stable name.
+    pub slug: &'static str,
+    /// The commit that brought it, if one did.
+    pub introduced: Option<Commit>,
+    /// The commit that took it away.
+    pub fixed: Commit,
+    /// Whether base v5.15 as released has it.
+    pub in_v5_15: bool,
+    /// What is wrong, in one sentence.
+    pub what: &'static str,
+    /// The oracles that see it.
+    pub oracles: &'static [&'static str],
+    /// What finds it: a fuzz target, or loom.
+    pub reach: Reach,
+}
+
+/// A mainline commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The first twelve digits.
+    pub id: &'static str,
+    /// The subject line.
+    pub subject: &'static str,
+    /// The first tag that contains it.
+    pub release: &'static str,
+}
+
+/// What kind of run a defect needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// One op after the other.
+    Sequence,
+    /// Two CPUs at once.
+    Race,
+}
+
+macro_rules! defects {
+    ($($(#[$doc:meta])* $name:ident = $info:expr;)+) => {
+        /// A bug that some kernel has or had. The rows are in
+        /// [`Defect::info`]; each is one `if` at the statement that its fix
+        /// touched.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum Defect { $($(#[$doc])* $name),+ }
+
+        impl Defect {
+            /// Every defect, in the order of the table.
+            pub const ALL: &'static [Defect] = &[$(Defect::$name),+];
+            /// Its row.
+            pub fn info(self) -> &'static DefectInfo {
+                match self { $(Defect::$name => { const I: DefectInfo = $info; &I })+ }
+            }
+        }
+    };
+}
+
+defects! {
+    /// The seed.
+    SlowGrabIsFast = DefectInfo {
+        slug: "slow-grab-is-fast",
+        introduced: Some(Commit {
+            id: "54d516b1d62f",
+            subject: "mm/gup: small refactoring: simplify try_grab_page()",
+            release: "v5.15-rc1",
+        }),
+        fixed: Commit {
+            id: "c36c04c2e132",
+            subject: "Revert \"mm/gup: small refactoring: simplify try_grab_page()\"",
+            release: "v5.17-rc3",
+        },
+        in_v5_15: true,
+        what: "the slow path grabs with the fast path's helper, which refuses \
+               FOLL_LONGTERM on a movable page instead of letting it migrate",
+        oracles: &["errno"],
+        reach: Reach::Sequence,
+    };
+    /// try_get_page() replaced by the speculative getter.
+    SpeculativeTryGet = DefectInfo {
+        slug: "speculative-try-get",
+        introduced: Some(Commit {
+            id: "9857a17f206f",
+            subject: "mm/gup: remove try_get_page(), call try_get_compound_head() directly",
+            release: "v5.15-rc1",
+        }),
+        fixed: Commit {
+            id: "cd1adf1b63a1",
+            subject: "Revert \"mm/gup: remove try_get_page(), call try_get_compound_head() directly\"",
+            release: "v5.15-rc1",
+        },
+        in_v5_15: false,
+        what: "holders of a stable reference take another one speculatively: \
+               outside the getter's context, and a count of 0 fails quietly",
+        oracles: &["splat", "errno"],
+        reach: Reach::Sequence,
+    };
+    /// The head is not looked at again after the speculative reference.
+    HeadNotRechecked = DefectInfo {
+        slug: "head-not-rechecked",
+        introduced: Some(Commit {
+            id: "7aef4172c795",
+            subject: "mm: handle PTE-mapped tail pages in gerneric fast gup implementaiton",
+            release: "v4.5-rc1",
+        }),
+        fixed: Commit {
+            id: "c24d37322548",
+            subject: "mm/gup: fix try_grab_compound_head() race with split_huge_page()",
+            release: "v5.14-rc1",
+        },
+        in_v5_15: false,
+        what: "a split or free between the lookup of the head and the \
+               speculative reference leaves the reference on a stranger",
+        oracles: &["accounting", "lifetime"],
+        reach: Reach::Race,
+    };
+    /// Pins are released as plain references before migration.
+    PutPageOnPinned = DefectInfo {
+        slug: "put-page-on-pinned",
+        introduced: Some(Commit {
+            id: "3faa52c03f44",
+            subject: "mm/gup: track FOLL_PIN pages",
+            release: "v5.7-rc1",
+        }),
+        fixed: Commit {
+            id: "96e1fac162cc",
+            subject: "mm/gup: use unpin_user_pages() in __gup_longterm_locked()",
+            release: "v5.10-rc4",
+        },
+        in_v5_15: false,
+        what: "when a longterm pin must migrate, its pins are released with \
+               put_page(): 1 is taken where 1024 was added",
+        oracles: &["accounting"],
+        reach: Reach::Sequence,
+    };
+    /// GUP-fast does not look at FOLL_LONGTERM.
+    FastLongtermUnchecked = DefectInfo {
+        slug: "fast-longterm-unchecked",
+        introduced: Some(Commit {
+            id: "7af75561e171",
+            subject: "mm/gup: add FOLL_LONGTERM capability to GUP fast",
+            release: "v5.2-rc1",
+        }),
+        fixed: Commit {
+            id: "df3a0a21b698",
+            subject: "mm/gup: fix omission of check on FOLL_LONGTERM in gup fast path",
+            release: "v5.7-rc1",
+        },
+        in_v5_15: false,
+        what: "GUP-fast pins pages in memory that must stay movable",
+        oracles: &["placement"],
+        reach: Reach::Sequence,
+    };
+    /// Compound pages have no pin count of their own.
+    BiasOnCompound = DefectInfo {
+        slug: "bias-on-compound",
+        introduced: Some(Commit {
+            id: "3faa52c03f44",
+            subject: "mm/gup: track FOLL_PIN pages",
+            release: "v5.7-rc1",
+        }),
+        fixed: Commit {
+            id: "47e29d32afba",
+            subject: "mm/gup: page->hpage_pinned_refcount: exact pin counts for huge pages",
+            release: "v5.7-rc1",
+        },
+        in_v5_15: false,
+        what: "every pin of a tail adds 1024 to the reference count of the head",
+        oracles: &["accounting", "errno"],
+        reach: Reach::Sequence,
+    };
+    /// A pin of an entry without a struct page counts as done.
+    PinOfPfnPte = DefectInfo {
+        slug: "pin-of-pfn-pte",
+        introduced: Some(Commit {
+            id: "3faa52c03f44",
+            subject: "mm/gup: track FOLL_PIN pages",
+            release: "v5.7-rc1",
+        }),
+        fixed: Commit {
+            id: "7196040e19ad",
+            subject: "mm: fix invalid page pointer returned with FOLL_PIN gups",
+            release: "v5.18-rc1",
+        },
+        in_v5_15: true,
+        what: "follow_pfn_pte() refuses FOLL_GET but not FOLL_PIN: the entry \
+               counts as pinned, and its place in pages[] is never set",
+        oracles: &["result-array"],
+        reach: Reach::Sequence,
+    };
+    /// A write-protected THP is reused if only one mapping is left.
+    ThpReusedByMapcount = DefectInfo {
+        slug: "thp-reused-by-mapcount",
+        introduced: None,
+        fixed: Commit {
+            id: "3bff7e3f1f16",
+            subject: "mm/huge_memory: streamline COW logic in do_huge_pmd_wp_page()",
+            release: "v5.18-rc1",
+        },
+        in_v5_15: true,
+        what: "do_huge_pmd_wp_page() asks for mappings, not references: a child \
+               that keeps a reference and unmaps sees the parent's later stores \
+               (CVE-2020-29374 for THP)",
+        oracles: &["isolation"],
+        reach: Reach::Sequence,
+    };
+    /// Memory that is being isolated counts as pinnable.
+    IsolateIsPinnable = DefectInfo {
+        slug: "isolate-is-pinnable",
+        introduced: None,
+        fixed: Commit {
+            id: "1c563432588d",
+            subject: "mm: fix is_pinnable_page against a cma page",
+            release: "v5.19-rc1",
+        },
+        in_v5_15: true,
+        what: "is_pinnable_page() knows MIGRATE_CMA but not MIGRATE_ISOLATE, the \
+               type of a CMA pageblock while it is being allocated",
+        oracles: &["placement"],
+        reach: Reach::Sequence,
+    };
+}
+
+/// One row of the table of proposals.
+#[derive(Debug)]
+pub struct ProposalInfo {
+    /// Stable name, after `proposal:` in the text form.
+    pub slug: &'static str,
+    /// The defect it was meant to repair.
+    pub repairs: Defect,
+    /// What it does, in one sentence.
+    pub what: &'static str,
+}
+
+/// A change that was discussed on the list and never merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Proposal {
+    /// "mm/gup: skip pinnable check for refs==1", linux-mm, 2022-02-01.
+    SkipCheckForSingleRef,
+    /// The same thread, repair (a).
+    CheckInFastWalkers,
+    /// The same thread, repair (b).
+    FastOnlyFlag,
+}
+
+impl Proposal {
+    /// Every proposal.
+    pub const ALL: &'static [Proposal] =
+        &[Proposal::SkipCheckForSingleRef, Proposal::CheckInFastWalkers, Proposal::FastOnlyFlag];
+
+    /// Its row.
+    pub fn info(self) -> &'static ProposalInfo {
+        match self {
+            Proposal::SkipCheckForSingleRef => &ProposalInfo {
+                slug: "skip-check-for-single-ref",
+                repairs: Defect::SlowGrabIsFast,
+                what: "try_grab_compound_head() looks at the placement only if refs > 1",
+            },
+            Proposal::CheckInFastWalkers => &ProposalInfo {
+                slug: "check-in-fast-walkers",
+                repairs: Defect::SlowGrabIsFast,
+                what: "the placement check moves from the helper into the fast walkers",
+            },
+            Proposal::FastOnlyFlag => &ProposalInfo {
+                slug: "fast-only-flag",
+                repairs: Defect::SlowGrabIsFast,
+                what: "every caller but try_grab_page() passes FOLL_FAST_ONLY, and \
+                       the helper looks at the placement only then",
+            },
+        }
+    }
+}
+
+/// A base text with its defects and proposals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Kernel {
+    base: Base,
+    defects: u32,
+    proposals: u32,
+}
+
+impl Kernel {
+    /// The base as it was released.
+    pub fn released(base: Base) -> Self {
+        let mut k = Kernel::fixed(base);
+        for &d in Defect::ALL {
+            if d.info().in_v5_15 {
+                k = k.with_defect(d);
+            }
+        }
+        k
+    }
+    /// The base with every known fix: what a nightly run fuzzes.
+    pub fn fixed(base: Base) -> Self {
+        Kernel { base, defects: 0, proposals: 0 }
+    }
+    /// Its base.
+    pub fn base(self) -> Base {
+        self.base
+    }
+    /// Whether it has the defect.
+    #[inline]
+    pub fn has(self, d: Defect) -> bool {
+        self.defects & (1 << d as u32) != 0
+    }
+    /// Whether the proposal is applied to it.
+    #[inline]
+    pub fn applies(self, p: Proposal) -> bool {
+        self.proposals & (1 << p as u32) != 0
+    }
+    /// The same kernel with the defect.
+    pub fn with_defect(mut self, d: Defect) -> Self {
+        self.defects |= 1 << d as u32;
+        self
+    }
+    /// The same kernel without the defect.
+    pub fn without_defect(mut self, d: Defect) -> Self {
+        self.defects &= !(1 << d as u32);
+        self
+    }
+    /// The same kernel with the proposal.
+    pub fn with_proposal(mut self, p: Proposal) -> Self {
+        self.proposals |= 1 << p as u32;
+        self
+    }
+    /// The defects it has, in the order of the table.
+    pub fn defects(self) -> impl Iterator<Item = Defect> {
+        Defect::ALL.iter().copied().filter(move |&d| self.has(d))
+    }
+    /// The proposals applied to it.
+    pub fn proposals(self) -> impl Iterator<Item = Proposal> {
+        Proposal::ALL.iter().copied().filter(move |&p| self.applies(p))
+    }
+
+    /// Every kernel that a reproducer is replayed on to say which are
+    /// affected: the base as released and fixed, each defect alone on the
+    /// fixed base, each proposal on the base that it was meant for.
+    pub fn all_known(base: Base) -> Vec<Kernel> {
+        let fixed = Kernel::fixed(base);
+        let mut all = vec![Kernel::released(base), fixed];
+        all.extend(Defect::ALL.iter().map(|&d| fixed.with_defect(d)));
+        all.extend(
+            Proposal::ALL.iter().map(|&p| fixed.with_defect(p.info().repairs).with_proposal(p)),
+        );
+        let mut seen = Vec::new();
+        all.retain(|k| {
+            let new = !seen.contains(k);
+            seen.push(*k);
+            new
+        });
+        all
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.base.name())?;
+        let open = || Defect::ALL.iter().copied().filter(|d| d.info().in_v5_15);
+        let all_fixed = !open().any(|d| self.has(d)) && open().next().is_some();
+        if all_fixed {
+            f.write_str(" fixed")?;
+        }
+        for d in open().filter(|&d| !all_fixed && !self.has(d)) {
+            write!(f, " with {}", d.info().fixed.id)?;
+        }
+        for d in self.defects().filter(|d| !d.info().in_v5_15) {
+            write!(f, " without {}", d.info().fixed.id)?;
+        }
+        for p in self.proposals() {
+            write!(f, " with proposal:{}", p.info().slug)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a text does not name a kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParseKernelError(String);
+
+impl fmt::Display for ParseKernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl core::error::Error for ParseKernelError {}
+
+const FORM: &str = "expected `BASE [fixed] [with COMMIT | without COMMIT | with proposal:NAME]...`; \
+                    see `cargo gup kernels`";
+
+impl FromStr for Kernel {
+    type Err = ParseKernelError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let err = |what: String| ParseKernelError(format!("{what}; {FORM}"));
+        let mut words = text.split_ascii_whitespace();
+        let name = words.next().ok_or_else(|| err("no kernel".into()))?;
+        let base = Base::ALL
+            .iter()
+            .copied()
+            .find(|b| b.name() == name)
+            .ok_or_else(|| err(format!("unknown base `{name}`")))?;
+        let mut kernel = Kernel::released(base);
+        let mut first = true;
+        while let Some(word) = words.next() {
+            match word {
+                "fixed" if first => kernel = Kernel::fixed(base),
+                "with" | "without" => {
+                    let what =
+                        words.next().ok_or_else(|| err(format!("nothing follows `{word}`")))?;
+                    kernel = kernel.changed(word == "with", what).map_err(err)?;
+                }
+                _ => return Err(err(format!("unexpected word `{word}`"))),
+            }
+            first = false;
+        }
+        Ok(kernel)
+    }
+}
+
+impl Kernel {
+    /// Applies one `with WHAT` or `without WHAT`.
+    fn changed(mut self, with: bool, what: &str) -> Result<Self, String> {
+        if let Some(slug) = what.strip_prefix("proposal:") {
+            let p = Proposal::ALL.iter().copied().find(|p| p.info().slug == slug);
+            let p = p.ok_or_else(|| format!("unknown proposal `{slug}`"))?;
+            return if with {
+                Ok(self.with_proposal(p))
+            } else {
+                Err(format!("`without {what}`: a proposal is only ever added"))
+            };
+        }
+        // Long and short forms of a commit id name the same commit.
+        let names = |id: &str| {
+            let n = what.len().min(id.len());
+            n >= 7 && what.is_ascii() && id[..n] == what[..n]
+        };
+        let mut known = false;
+        for &d in Defect::ALL {
+            let info = d.info();
+            if names(info.fixed.id) {
+                self = if with { self.without_defect(d) } else { self.with_defect(d) };
+                known = true;
+            } else if info.introduced.is_some_and(|c| names(c.id)) {
+                self = if with { self.with_defect(d) } else { self.without_defect(d) };
+                known = true;
+            }
+        }
+        if known { Ok(self) } else { Err(format!("unknown commit `{what}`")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_kernel_survives_its_text_form() {
+        for k in Kernel::all_known(Base::V5_15) {
+            assert_eq!(k.to_string().parse::<Kernel>().as_ref(), Ok(&k), "{k}");
+        }
+    }
+
+    #[test]
+    fn either_commit_of_a_defect_names_it() {
+        let fixed = "v5.15 fixed".parse::<Kernel>().unwrap();
+        let a: Kernel = "v5.15 fixed without c24d37322548".parse().unwrap();
+        let b: Kernel = "v5.15 fixed with 7aef4172c795".parse().unwrap();
+        assert_eq!(a, b);
+        assert_ne!(a, fixed);
+    }
+
+    #[test]
+    fn nonsense_is_named_in_the_error() {
+        for (text, word) in [
+            ("", "no kernel"),
+            ("v9.9", "v9.9"),
+            ("v5.15 with", "with"),
+            ("v5.15 with 123456789abc", "123456789abc"),
+            ("v5.15 with proposal:x", "`x`"),
+            ("v5.15 without proposal:fast-only-flag", "only ever added"),
+            ("v5.15 and more", "and"),
+            ("v5.15 with c36c04c2e132 fixed", "fixed"),
+            ("v5.15 with ç36c04c2e132", "unknown commit"),
+        ] {
+            let e = text.parse::<Kernel>().unwrap_err().to_string();
+            assert!(e.contains(word), "{text:?}: {e}");
+        }
+    }
+
+    #[test]
+    fn slugs_are_unique() {
+        for (i, a) in Defect::ALL.iter().enumerate() {
+            for b in &Defect::ALL[i + 1..] {
+                assert_ne!(a.info().slug, b.info().slug);
+            }
+        }
+    }
+}

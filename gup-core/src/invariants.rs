@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What holds in a world at rest, whatever happened before.
+//!
+//! Pure predicates, used by the fuzzing oracles after an op and by the loom
+//! tests after all threads have ended. "At rest" means that no op is in the
+//! middle: no lock is held, no page is isolated.
+
+use std::fmt;
+
+use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
+use crate::model::mm::{MmId, mm_alive, mmap_lock_holders};
+use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
+use crate::model::pgtable::{mapped_page, mm_find_pmd};
+use crate::model::vmstat::NodeStat;
+use crate::model::{Cpu, World};
+
+/// A rule that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// The oracle that it belongs to.
+    pub oracle: &'static str,
+    /// The page it is about, if it is about one.
+    pub page: Option<Page>,
+    /// What is the case and what should be.
+    pub what: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.oracle, self.what)
+    }
+}
+
+/// Builds an `Err` for a page.
+fn broken(oracle: &'static str, page: Page, what: String) -> Result<(), Broken> {
+    Err(Broken { oracle, page: Some(page), what })
+}
+
+/// What somebody outside the world holds on one page: on a compound page, on
+/// any of its pages together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Owned {
+    /// References from get_user_pages() and its relatives.
+    pub gets: i32,
+    /// Pins.
+    pub pins: i32,
+}
+
+/// Whether the reference count and the pin count of a head (or small page)
+/// are exactly what its mappings, the LRU batches and `owned` explain.
+///
+/// # Errors
+/// The rule `accounting`, with both numbers.
+pub fn counts_add_up(world: &World, head: Page, owned: Owned) -> Result<(), Broken> {
+    let v = world.look(head);
+    if v.head != head {
+        return broken("accounting", head, format!("page {} is a tail", head.0));
+    }
+    let mut mapped = v.compound_mapcount;
+    for i in 0..1u64 << v.order {
+        mapped += world.look(head.nth(i)).mapcount;
+    }
+    let mut batched = 0;
+    world.for_each_batched(|p| batched += i32::from(p == head));
+    let kernel = i32::from(head == world.zero_page());
+    let (pin_refs, pincount) = if v.order > 1 {
+        (owned.pins, owned.pins)
+    } else {
+        (owned.pins * GUP_PIN_COUNTING_BIAS, 0)
+    };
+    let expected = mapped + batched + kernel + owned.gets + pin_refs;
+    if v.refcount != expected {
+        let what = format!(
+            "page {} has refcount {}, expected {expected}: {mapped} mapped, {batched} in LRU \
+             batches, {} got, {} pinned",
+            head.0,
+            v.refcount,
+            owned.gets + kernel,
+            owned.pins,
+        );
+        return broken("accounting", head, what);
+    }
+    if v.pincount != pincount {
+        let what = format!("page {} has pincount {}, expected {pincount}", head.0, v.pincount);
+        return broken("accounting", head, what);
+    }
+    Ok(())
+}
+
+/// Whether as many pins were counted in and out of the statistics as are
+/// held.
+///
+/// # Errors
+/// The rule `accounting`.
+pub fn pin_statistics(world: &World, pins: i64) -> Result<(), Broken> {
+    let acquired = world.node_stat(NodeStat::NR_FOLL_PIN_ACQUIRED);
+    let released = world.node_stat(NodeStat::NR_FOLL_PIN_RELEASED);
+    if acquired - released == pins {
+        return Ok(());
+    }
+    let what = format!(
+        "nr_foll_pin_acquired {acquired} - nr_foll_pin_released {released}, expected {pins} pins"
+    );
+    Err(Broken { oracle: "accounting", page: None, what })
+}
+
+/// Whether this CPU left locks, interrupts or task flags behind, and whether
+/// anybody holds a lock of the world.
+///
+/// # Errors
+/// The rule `locking`, or `accounting` for pages still isolated.
+pub fn nothing_left_behind(cpu: &Cpu) -> Result<(), Broken> {
+    let fail = |oracle, what: String| Err(Broken { oracle, page: None, what });
+    if let Some(what) = cpu.left_behind() {
+        return fail("locking", what.into());
+    }
+    for mm in (0..cpu.world.limits().mms).map(MmId) {
+        let n = mmap_lock_holders(cpu, mm);
+        if n != 0 {
+            return fail("locking", format!("mmap_lock of m{} is still held ({n})", mm.0));
+        }
+    }
+    let isolated = cpu.world.node_stat(NodeStat::NR_ISOLATED_ANON);
+    if isolated != 0 {
+        return fail("accounting", format!("nr_isolated_anon is {isolated}, expected 0"));
+    }
+    Ok(())
+}
+
+/// Whether every mapcount is the number of entries that map the page.
+/// Walks all page tables.
+///
+/// # Errors
+/// The rule `accounting`.
+pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
+    let world = cpu.world;
+    let mut found = vec![(0, 0); usize::from(world.limits().frames)];
+    for mm in (0..world.limits().mms).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
+        for addr in (0..TASK_PAGES).map(|n| n * PAGE_SIZE) {
+            let Some(page) = mapped_page(cpu, mm, addr) else { continue };
+            let huge = mm_find_pmd(cpu, mm, addr).is_some_and(|p| p.read(cpu).trans_huge());
+            let count = &mut found[usize::from(page.0)];
+            if !huge {
+                count.0 += 1;
+            } else if world.look(page).head == page {
+                count.1 += 1;
+            }
+        }
+    }
+    for page in world.pages().filter(|&p| p != world.zero_page()) {
+        let v = world.look(page);
+        let count = found[usize::from(page.0)];
+        if (v.mapcount, v.compound_mapcount) != count {
+            let what = format!(
+                "page {} has mapcount {} and compound_mapcount {}, but {} PTEs and {} PMDs map it",
+                page.0, v.mapcount, v.compound_mapcount, count.0, count.1
+            );
+            return broken("accounting", page, what);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a world in which every process has ended and everything was given
+/// back is as empty as a new one.
+///
+/// # Errors
+/// The rule `accounting`, naming the first page that is not free.
+pub fn everything_free(world: &World) -> Result<(), Broken> {
+    let empty = world.free_frames();
+    for page in world.pages().take(usize::from(world.limits().device_start)) {
+        let refcount = world.refcount(page);
+        let zero = page == world.zero_page();
+        if refcount != i32::from(zero) || (!zero && empty & page.bit() == 0) {
+            let what = format!("page {} has refcount {refcount} after all was given back", page.0);
+            return broken("accounting", page, what);
+        }
+    }
+    if world.tables.in_use() != 0 {
+        let what = format!("{} page tables are left", world.tables.in_use());
+        return Err(Broken { oracle: "accounting", page: None, what });
+    }
+    Ok(())
+}

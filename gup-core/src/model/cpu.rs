@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One CPU and the task that runs on it.
+//!
+//! Duplicated: the nesting of local_irq_save(); the scope flag
+//! PF_MEMALLOC_PIN. Customised: a pending fatal signal appears only when it
+//! is injected, or when an op has used up its budget of steps, so that a
+//! call that would never end is ended the way the kernel would end it.
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+
+use super::mm::MmId;
+use super::page::Page;
+use super::world::World;
+use crate::history::{Defect, Kernel};
+use crate::splat::{Splat, SplatKind};
+use crate::step::{Step, StepKind};
+
+/// Steps an op may take before it is killed. The longest op of a healthy
+/// kernel takes under 6,000.
+pub const STEP_BUDGET: u32 = 60_000;
+
+/// What can be made to fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum FailSite {
+    /// The allocation of a page or a page table.
+    Alloc,
+    /// isolate_lru_page().
+    Isolate,
+    /// The migration of one page.
+    Migrate,
+    /// arch_make_page_accessible().
+    Arch,
+    /// handle_mm_fault() answers VM_FAULT_RETRY.
+    Retry,
+    /// A fatal signal is pending.
+    Signal,
+}
+
+impl FailSite {
+    /// Every site.
+    pub const ALL: &'static [FailSite] = &[
+        FailSite::Alloc,
+        FailSite::Isolate,
+        FailSite::Migrate,
+        FailSite::Arch,
+        FailSite::Retry,
+        FailSite::Signal,
+    ];
+    /// Its name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            FailSite::Alloc => "alloc",
+            FailSite::Isolate => "isolate",
+            FailSite::Migrate => "migrate",
+            FailSite::Arch => "arch",
+            FailSite::Retry => "retry",
+            FailSite::Signal => "signal",
+        }
+    }
+}
+
+/// "The `nth` time this op comes to `site`, fail."
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Fail {
+    /// Where.
+    pub site: FailSite,
+    /// Which time, from 1.
+    pub nth: u8,
+}
+
+impl fmt::Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fail {} {}", self.site.name(), self.nth)
+    }
+}
+
+bitflags::bitflags! {
+    /// What happened during an op that its result may be explained by.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Event: u32 {
+        /// An allocation failed, injected or not.
+        const ALLOC_FAILED = 1 << 0;
+        /// A page could not be isolated.
+        const ISOLATE_FAILED = 1 << 1;
+        /// A page could not be migrated.
+        const MIGRATE_FAILED = 1 << 2;
+        /// arch_make_page_accessible() failed.
+        const ARCH_FAILED = 1 << 3;
+        /// A fault asked for a retry.
+        const RETRIED = 1 << 4;
+        /// A fatal signal was seen.
+        const SIGNALLED = 1 << 5;
+        /// The op ran out of its budget of steps.
+        const OUT_OF_BUDGET = 1 << 6;
+    }
+
+    /// Task flags. C: PF_*, linux/sched.h
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct TaskFlags: u32 {
+        /// Allocations must not use memory that has to stay movable.
+        const MEMALLOC_PIN = 1 << 0;
+    }
+}
+
+/// A CPU with its current task.
+#[derive(Debug)]
+pub struct Cpu<'w> {
+    /// The shared state.
+    pub world: &'w World,
+    /// The kernel it runs.
+    pub kernel: Kernel,
+    /// Its number: which LRU batch it fills.
+    pub id: Cell<u8>,
+    mm: Cell<MmId>,
+    pub(crate) flags: Cell<TaskFlags>,
+    pub(crate) irqs_off: Cell<u32>,
+    /// Page-table locks held, by table.
+    pub(crate) held: Cell<u128>,
+    /// mmap_locks held, by mm.
+    pub(crate) mmap_held: Cell<u32>,
+    fail: Cell<Option<Fail>>,
+    events: Cell<Event>,
+    touched: Cell<u128>,
+    steps: Cell<u32>,
+    recording: Cell<bool>,
+    record: RefCell<Vec<Step>>,
+    splats: RefCell<Vec<Splat>>,
+}
+
+impl<'w> Cpu<'w> {
+    /// CPU `id` of `world`, running in mm 0 on `kernel`.
+    pub fn new(world: &'w World, kernel: Kernel, id: u8) -> Self {
+        Cpu {
+            world,
+            kernel,
+            id: Cell::new(id),
+            mm: Cell::new(MmId(0)),
+            flags: Cell::new(TaskFlags::empty()),
+            irqs_off: Cell::new(0),
+            held: Cell::new(0),
+            mmap_held: Cell::new(0),
+            fail: Cell::new(None),
+            events: Cell::new(Event::empty()),
+            touched: Cell::new(0),
+            steps: Cell::new(0),
+            recording: Cell::new(false),
+            record: RefCell::new(Vec::new()),
+            splats: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Whether the kernel it runs has the defect.
+    #[inline]
+    pub fn has(&self, d: Defect) -> bool {
+        self.kernel.has(d)
+    }
+
+    /// Starts an op of the task of `mm`: a fresh budget, `fail` armed,
+    /// nothing touched, no events. Splats and recorded steps are dropped.
+    pub fn begin_op(&self, mm: MmId, fail: Option<Fail>) {
+        self.mm.set(mm);
+        self.fail.set(fail);
+        self.events.set(Event::empty());
+        self.touched.set(0);
+        self.steps.set(0);
+        self.record.borrow_mut().clear();
+        self.splats.borrow_mut().clear();
+    }
+
+    /// The current task's mm. C: current->mm
+    #[inline]
+    pub fn current_mm(&self) -> MmId {
+        self.mm.get()
+    }
+
+    /// Keep the steps of the ops that follow, or stop keeping them.
+    pub fn record_steps(&self, on: bool) {
+        self.recording.set(on);
+    }
+
+    /// The steps recorded since [`Cpu::begin_op`].
+    pub fn recorded_steps(&self) -> Vec<Step> {
+        self.record.borrow().clone()
+    }
+
+    /// How many steps the op has taken.
+    pub fn steps_taken(&self) -> u32 {
+        self.steps.get()
+    }
+
+    /// What happened during the op.
+    pub fn events(&self) -> Event {
+        self.events.get()
+    }
+
+    /// Whether the armed failure has not been reached.
+    pub fn fail_pending(&self) -> bool {
+        self.fail.get().is_some()
+    }
+
+    /// The frames whose counters the op changed or read for a reference, one
+    /// bit each.
+    pub fn touched(&self) -> u128 {
+        self.touched.get()
+    }
+
+    /// The splats of the op so far.
+    pub fn splats(&self) -> Vec<Splat> {
+        self.splats.borrow().clone()
+    }
+
+    /// Whether the op has caused a splat.
+    pub fn has_splat(&self) -> bool {
+        !self.splats.borrow().is_empty()
+    }
+
+    /// One access to shared state is about to happen.
+    #[inline]
+    pub(crate) fn step(&self, kind: StepKind, object: u32, arg: i64) {
+        self.steps.set(self.steps.get() + 1);
+        if self.recording.get() {
+            self.record.borrow_mut().push(Step { kind, object, arg });
+        }
+    }
+
+    #[inline]
+    pub(crate) fn touch(&self, page: Page) {
+        self.touched.set(self.touched.get() | page.bit());
+    }
+
+    pub(crate) fn event(&self, e: Event) {
+        self.events.set(self.events.get() | e);
+    }
+
+    /// Whether this visit of `site` is the one that shall fail.
+    #[inline]
+    pub(crate) fn should_fail(&self, site: FailSite) -> bool {
+        match self.fail.get() {
+            Some(f) if f.site == site => self.count_down(f),
+            _ => false,
+        }
+    }
+
+    fn count_down(&self, f: Fail) -> bool {
+        let fires = f.nth <= 1;
+        self.fail.set((!fires).then_some(Fail { nth: f.nth.wrapping_sub(1), ..f }));
+        fires
+    }
+
+    /// C: fatal_signal_pending(current), linux/sched/signal.h
+    pub fn fatal_signal_pending(&self) -> bool {
+        self.step(StepKind::Signal, 0, 0);
+        if self.should_fail(FailSite::Signal) {
+            self.event(Event::SIGNALLED);
+        }
+        if self.steps.get() > STEP_BUDGET {
+            self.event(Event::SIGNALLED | Event::OUT_OF_BUDGET);
+        }
+        // SIGKILL stays pending.
+        self.events.get().contains(Event::SIGNALLED)
+    }
+
+    fn splat(&self, kind: SplatKind, function: &'static str, what: &'static str) {
+        self.splats.borrow_mut().push(Splat { kind, function, what });
+    }
+
+    /// Records a warning if `cond`; returns `cond`.
+    /// C: WARN_ON_ONCE(), asm-generic/bug.h; here every time counts.
+    #[inline]
+    pub fn warn_on(&self, cond: bool, function: &'static str, what: &'static str) -> bool {
+        if cond {
+            self.splat(SplatKind::Warn, function, what);
+        }
+        cond
+    }
+
+    /// Records a bug if `cond`; returns `cond`. C: BUG_ON(), VM_BUG_ON()
+    #[inline]
+    pub fn bug_on(&self, cond: bool, function: &'static str, what: &'static str) -> bool {
+        if cond {
+            self.splat(SplatKind::Bug, function, what);
+        }
+        cond
+    }
+
+    /// Whether the CPU cannot sleep now. C: in_atomic() || irqs_disabled()
+    pub fn in_atomic(&self) -> bool {
+        self.held.get() != 0 || self.irqs_off.get() != 0
+    }
+
+    /// Disables interrupts; returns what to give back.
+    /// C: local_irq_save(), linux/irqflags.h
+    pub fn local_irq_save(&self) -> u32 {
+        self.step(StepKind::IrqSave, 0, 0);
+        let flags = self.irqs_off.get();
+        if flags == 0 {
+            self.world.irqs_off.add_return(1);
+        }
+        self.irqs_off.set(flags + 1);
+        flags
+    }
+
+    /// C: local_irq_restore(), linux/irqflags.h
+    pub fn local_irq_restore(&self, flags: u32) {
+        self.step(StepKind::IrqRestore, 0, 0);
+        self.irqs_off.set(flags);
+        if flags == 0 {
+            self.world.irqs_off.add_return(-1);
+        }
+    }
+
+    /// C: memalloc_pin_save(), linux/sched/mm.h
+    pub fn memalloc_pin_save(&self) -> TaskFlags {
+        let old = self.flags.get() & TaskFlags::MEMALLOC_PIN;
+        self.flags.set(self.flags.get() | TaskFlags::MEMALLOC_PIN);
+        old
+    }
+
+    /// C: memalloc_pin_restore(), linux/sched/mm.h
+    pub fn memalloc_pin_restore(&self, old: TaskFlags) {
+        self.flags.set((self.flags.get() - TaskFlags::MEMALLOC_PIN) | old);
+    }
+
+    /// What an op must not leave behind on its CPU, in words; `None` if it
+    /// left nothing.
+    pub fn left_behind(&self) -> Option<&'static str> {
+        if self.held.get() != 0 {
+            Some("a page-table lock is still held")
+        } else if self.irqs_off.get() != 0 {
+            Some("interrupts are still off")
+        } else if !self.flags.get().is_empty() {
+            Some("PF_MEMALLOC_PIN is still set")
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Transparent huge pages, as v5.15 has them.
+//!
+//! Duplicated: faults and COW of PMD-mapped THPs; the split of a PMD (one
+//! reference more for each further PTE, write bits kept); the split of a page
+//! (all mappings become migration entries, the count is frozen at exactly the
+//! caller's one reference, tails come alive with one reference each).
+//! Customised: /sys/kernel/mm/transparent_hugepage/use_zero_page is 0, so a
+//! read fault gets a real THP; enabled is "madvise". Stubbed: the deferred
+//! split queue, khugepaged, the deposited page table (a split allocates one).
+
+use super::cpu::Cpu;
+use super::limits::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, PMD_SIZE};
+use super::lru::lru_cache_add;
+use super::mm::Vma;
+use super::page::{
+    Page, compound_head, compound_nr, get_page, page_anon, page_count, page_mapcount, page_ref_add,
+    page_ref_freeze, page_ref_unfreeze, page_tail, put_page, set_flag, set_page_dirty, test_flag,
+    total_mapcount, trylock_page, unlock_page,
+};
+use super::pgtable::{
+    Pmd, PmdPtr, Pte, pgtable_trans_huge_withdraw, pmd_lock, pte_free, pte_offset_map, spin_unlock,
+};
+use super::rmap::{
+    Unmap, page_add_new_anon_rmap, page_address_in_vma, page_dup_rmap, page_remove_rmap,
+    remove_migration_ptes, try_to_migrate,
+};
+use super::zone::alloc_pages;
+use crate::atomic::smp_wmb;
+use crate::errno::Errno;
+use crate::flags::{GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault, VmFlags};
+use crate::history::Defect;
+
+/// Whether the huge page around `addr` fits into the VMA and is wanted.
+/// C: transhuge_vma_suitable(), transparent_hugepage_enabled()
+pub(crate) fn wants_thp(vma: &Vma, addr: u64) -> bool {
+    let haddr = addr & !(PMD_SIZE - 1);
+    vma.flags.contains(VmFlags::HUGEPAGE)
+        && vma.is_anonymous()
+        && haddr >= vma.start
+        && haddr + PMD_SIZE <= vma.end
+}
+
+/// C: do_huge_pmd_anonymous_page(), mm/huge_memory.c
+pub(crate) fn do_huge_pmd_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64) -> VmFault {
+    let gfp = GFP_HIGHUSER_MOVABLE | Gfp::COMP;
+    let Some(page) = alloc_pages(cpu, gfp, HPAGE_PMD_ORDER) else { return VmFault::FALLBACK };
+    let ptl = pmd_lock(cpu, pmdp);
+    if !pmdp.read(cpu).none() {
+        spin_unlock(cpu, ptl);
+        put_page(cpu, page);
+        return VmFault::empty();
+    }
+    let entry = Pmd::mk_huge(page, vma.flags).mkdirty().maybe_mkwrite(vma.flags);
+    page_add_new_anon_rmap(cpu, page, addr & !(PMD_SIZE - 1), true);
+    lru_cache_add(cpu, page);
+    pmdp.set(cpu, entry);
+    spin_unlock(cpu, ptl);
+    VmFault::empty()
+}
+
+/// A write to a write-protected THP. C: do_huge_pmd_wp_page(),
+/// mm/huge_memory.c, v5.15
+pub(crate) fn do_huge_pmd_wp_page(
+    cpu: &Cpu,
+    vma: &Vma,
+    pmdp: PmdPtr,
+    addr: u64,
+    orig: Pmd,
+) -> VmFault {
+    let ptl = pmd_lock(cpu, pmdp);
+    if pmdp.read(cpu) != orig {
+        spin_unlock(cpu, ptl);
+        return VmFault::empty();
+    }
+    let page = orig.pfn();
+    let reuse = if cpu.has(Defect::ThpReusedByMapcount) {
+        // C: reuse_swap_page(): references without a mapping do not count.
+        total_mapcount(cpu, page) <= 1
+    } else {
+        page_count(cpu, page) == 1
+    };
+    if reuse && trylock_page(cpu, page) {
+        pmdp.set(cpu, orig.mkyoung().mkdirty().maybe_mkwrite(vma.flags));
+        unlock_page(cpu, page);
+        spin_unlock(cpu, ptl);
+        return VmFault::WRITE;
+    }
+    spin_unlock(cpu, ptl);
+    split_huge_pmd(cpu, vma, pmdp, addr);
+    VmFault::FALLBACK
+}
+
+/// Marks a THP's entry accessed, for a fault that found nothing to do.
+/// C: huge_pmd_set_accessed(), touch_pmd()
+pub(crate) fn touch_pmd(cpu: &Cpu, pmdp: PmdPtr, write: bool) {
+    let pmd = pmdp.read(cpu).mkyoung();
+    pmdp.set(cpu, if write { pmd.mkdirty() } else { pmd });
+}
+
+/// Maps the pages of a THP by PTEs instead of one PMD; the page stays whole.
+/// C: __split_huge_pmd(), mm/huge_memory.c
+pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, _addr: u64) {
+    let table = pgtable_trans_huge_withdraw(cpu);
+    let ptl = pmd_lock(cpu, pmdp);
+    let old = pmdp.read(cpu);
+    if !old.trans_huge() {
+        spin_unlock(cpu, ptl);
+        pte_free(cpu, table);
+        return;
+    }
+    // Invalidate: still "present" for everyone who looks, but not walked.
+    let old = pmdp.get_and_clear(cpu);
+    pmdp.set(cpu, Pmd(old.0 & !1));
+    let page = old.pfn();
+    if old.dirty() {
+        set_page_dirty(cpu, page);
+    }
+    page_ref_add(cpu, page, HPAGE_PMD_NR as i32 - 1);
+    let mut ptep = pte_offset_map(table, 0);
+    for i in 0..HPAGE_PMD_NR {
+        let mut pte = Pte::mk(page.nth(i), vma.flags);
+        pte = if old.write() { pte.mkwrite() } else { pte.wrprotect() };
+        if !old.young() {
+            pte = pte.mkold();
+        }
+        ptep.set(cpu, pte);
+        page_dup_rmap(cpu, page.nth(i), false);
+        ptep = ptep.next();
+    }
+    page_remove_rmap(cpu, page, true);
+    smp_wmb();
+    pmdp.set(cpu, table);
+    spin_unlock(cpu, ptl);
+}
+
+/// Splits a compound page of anonymous memory into small ones. The caller
+/// holds a reference on `page` and its lock; both survive, on `page`.
+/// C: split_huge_page_to_list(), mm/huge_memory.c
+///
+/// # Errors
+/// `EBUSY` if anybody else holds a reference that is not a mapping.
+pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+    let head = compound_head(cpu, page);
+    if !page_anon(cpu, head) {
+        return Err(Errno::EBUSY);
+    }
+    let nr = compound_nr(cpu, head);
+    if nr == 1 || !can_split_huge_page(cpu, head) {
+        return Err(Errno::EBUSY);
+    }
+    let base = page_address_in_vma(cpu, head);
+    // C: unmap_page()
+    try_to_migrate(cpu, head, Unmap::SplitHugePmd);
+    if !page_ref_freeze(cpu, head, 1) {
+        // C: remap_page()
+        remove_migration_ptes(cpu, head, head, base, nr);
+        return Err(Errno::EBUSY);
+    }
+    __split_huge_page(cpu, head, nr);
+    remove_migration_ptes(cpu, head, head, base, nr);
+    for i in 0..nr {
+        let subpage = head.nth(i);
+        if subpage == page {
+            continue;
+        }
+        unlock_page(cpu, subpage);
+        put_page(cpu, subpage);
+    }
+    Ok(())
+}
+
+/// C: can_split_huge_page(), mm/huge_memory.c
+fn can_split_huge_page(cpu: &Cpu, head: Page) -> bool {
+    total_mapcount(cpu, head) == page_count(cpu, head) - 1
+}
+
+/// Takes a frozen compound page apart: head and tails end with one reference
+/// each, locked. C: __split_huge_page(), mm/huge_memory.c
+pub(crate) fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
+    let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::LOCKED;
+    let f = cpu.world.frame(head);
+    let lru = test_flag(cpu, head, Pg::LRU);
+    let flags = Pg::from_bits_retain(f.flags.read() as u32) & keep;
+    for i in (1..nr).rev() {
+        // C: __split_huge_page_tail(): everything before the tail is seen as
+        // a page of its own, and before its count leaves 0.
+        let tail = cpu.world.frame(head.nth(i));
+        tail.flags.set(flags.bits() as i32);
+        tail.mapping.set(f.mapping.read());
+        tail.index.set(f.index.read() + i as i32);
+        smp_wmb();
+        tail.compound_head.set(0);
+        page_ref_unfreeze(cpu, head.nth(i), 1);
+        if lru {
+            set_flag(cpu, head.nth(i), Pg::LRU);
+        }
+    }
+    f.order.set(0);
+    super::page::clear_flag(cpu, head, Pg::HEAD);
+    page_ref_unfreeze(cpu, head, 1);
+}
+
+/// Unmaps a whole PMD-mapped THP. C: zap_huge_pmd(), mm/huge_memory.c
+pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
+    let ptl = pmd_lock(cpu, pmdp);
+    let pmd = pmdp.get_and_clear(cpu);
+    let page = pmd.pfn();
+    page_remove_rmap(cpu, page, true);
+    spin_unlock(cpu, ptl);
+    put_page(cpu, page);
+}
+
+/// Copies a huge PMD to a child at fork.
+/// C: copy_huge_pmd(), mm/huge_memory.c, v5.15
+///
+/// # Errors
+/// `EAGAIN` if it was split instead, so that the caller goes on with PTEs.
+pub(crate) fn copy_huge_pmd(
+    cpu: &Cpu,
+    dst_pmdp: PmdPtr,
+    src_pmdp: PmdPtr,
+    src_vma: &Vma,
+    addr: u64,
+) -> Result<(), Errno> {
+    let dst_ptl = pmd_lock(cpu, dst_pmdp);
+    let src_ptl = pmd_lock(cpu, src_pmdp);
+    let pmd = src_pmdp.read(cpu);
+    let page = pmd.pfn();
+    if super::fork::page_needs_cow_for_dma(cpu, src_vma, page) {
+        spin_unlock(cpu, src_ptl);
+        spin_unlock(cpu, dst_ptl);
+        split_huge_pmd(cpu, src_vma, src_pmdp, addr);
+        return Err(Errno::EAGAIN);
+    }
+    get_page(cpu, page);
+    page_dup_rmap(cpu, page, true);
+    src_pmdp.set_wrprotect(cpu);
+    dst_pmdp.set(cpu, pmd.wrprotect().mkold());
+    spin_unlock(cpu, src_ptl);
+    spin_unlock(cpu, dst_ptl);
+    Ok(())
+}
+
+/// mprotect() of a whole huge PMD. C: change_huge_pmd(), mm/huge_memory.c
+pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) {
+    let ptl = pmd_lock(cpu, pmdp);
+    let entry = pmdp.get_and_clear(cpu);
+    pmdp.set(cpu, entry.modify(newflags));
+    spin_unlock(cpu, ptl);
+}
+
+/// Splits the THP that the caller found at an address, as debugfs's
+/// split_huge_pages does.  C: split_huge_pages_pid(), mm/huge_memory.c
+///
+/// # Errors
+/// `EBUSY` if it cannot be locked or is in use; `EINVAL` if it is no THP.
+pub fn split_huge_page_of(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+    let head = compound_head(cpu, page);
+    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) {
+        return Err(Errno::EINVAL);
+    }
+    debug_assert!(page_mapcount(cpu, page) > 0 && (page == head || page_tail(cpu, page)));
+    get_page(cpu, page);
+    if !trylock_page(cpu, page) {
+        put_page(cpu, page);
+        return Err(Errno::EBUSY);
+    }
+    let done = split_huge_page(cpu, page);
+    unlock_page(cpu, page);
+    put_page(cpu, page);
+    done
+}

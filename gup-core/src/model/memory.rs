@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Page faults, COW and unmapping, as v5.15 has them.
+//!
+//! Duplicated: anonymous faults; the zero page for reads; do_wp_page(), which
+//! reuses a page in place only if the fault's own mapping holds its one
+//! reference; VM_FAULT_RETRY with and without dropping mmap_lock. Customised:
+//! a retry happens only where it is injected; a store or load of user space
+//! walks the tables like the hardware and faults like exc_page_fault().
+//! Stubbed: swap, files, userfaultfd, memory cgroups, NUMA balancing.
+
+use super::cpu::{Cpu, Event, FailSite};
+use super::huge_memory::{
+    do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, split_huge_pmd, touch_pmd, wants_thp,
+    zap_huge_pmd,
+};
+use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
+use super::lru::lru_cache_add;
+use super::mm::{self, MmId, Vma, mmap_read_lock, mmap_read_unlock};
+use super::page::{
+    Page, get_page, is_zero_page, page_anon, page_count, page_mapcount, put_page, set_page_dirty,
+    trylock_page, unlock_page,
+};
+use super::pgtable::{
+    Pmd, PmdPtr, Pte, PtePtr, Ptl, hardware_walk, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc,
+    pte_offset_map_lock, pte_unmap_unlock,
+};
+use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
+use super::zone::alloc_pages;
+use crate::errno::Errno;
+use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, VmFault, VmFlags};
+use crate::step::StepKind;
+
+/// The page behind a PTE, if it has a struct page that counts mappings.
+/// C: vm_normal_page(), mm/memory.c
+#[inline]
+pub fn vm_normal_page(_cpu: &Cpu, _vma: &Vma, _addr: u64, pte: Pte) -> Option<Page> {
+    (!pte.special()).then(|| pte.pfn())
+}
+
+/// Handles a fault at `addr`. mmap_lock is held for reading; it has been
+/// dropped if the answer is RETRY and the flags did not say RETRY_NOWAIT.
+/// C: handle_mm_fault(), mm/memory.c
+pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFault {
+    if flags.contains(FaultFlag::ALLOW_RETRY) && cpu.should_fail(FailSite::Retry) {
+        cpu.event(Event::RETRIED);
+        if !flags.contains(FaultFlag::RETRY_NOWAIT) {
+            mmap_read_unlock(cpu, vma.mm);
+        }
+        return VmFault::RETRY;
+    }
+    let addr = addr & !(PAGE_SIZE - 1);
+    let Some(pmdp) = pmd_alloc(cpu, vma.mm, addr) else { return VmFault::OOM };
+    let write = flags.contains(FaultFlag::WRITE);
+    let pmd = pmdp.read(cpu);
+    if pmd.none() && wants_thp(vma, addr) {
+        let ret = do_huge_pmd_anonymous_page(cpu, vma, pmdp, addr);
+        if !ret.contains(VmFault::FALLBACK) {
+            return ret;
+        }
+    } else if pmd.trans_huge() {
+        if write && !pmd.write() {
+            let ret = do_huge_pmd_wp_page(cpu, vma, pmdp, addr, pmd);
+            if !ret.contains(VmFault::FALLBACK) {
+                return ret;
+            }
+        } else {
+            touch_pmd(cpu, pmdp, write);
+            return VmFault::empty();
+        }
+    }
+    handle_pte_fault(cpu, vma, pmdp, addr, write)
+}
+
+/// C: handle_pte_fault(), mm/memory.c
+fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool) -> VmFault {
+    if !pte_alloc(cpu, pmdp) {
+        return VmFault::OOM;
+    }
+    let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
+    let entry = ptep.read(cpu);
+    if entry.none() {
+        pte_unmap_unlock(cpu, ptep, ptl);
+        return if vma.is_anonymous() {
+            do_anonymous_page(cpu, vma, pmdp, addr, write)
+        } else {
+            // C: do_fault() without a fault handler
+            VmFault::SIGBUS
+        };
+    }
+    if write && !entry.write() {
+        return do_wp_page(cpu, vma, ptep, ptl, addr, entry);
+    }
+    let entry = entry.mkyoung();
+    ptep.set(cpu, if write { entry.mkdirty() } else { entry });
+    pte_unmap_unlock(cpu, ptep, ptl);
+    VmFault::empty()
+}
+
+/// C: do_anonymous_page(), mm/memory.c
+fn do_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool) -> VmFault {
+    if !write {
+        let zero = Pte::mk(cpu.world.zero_page(), vma.flags).mkspecial();
+        let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
+        if ptep.read(cpu).none() {
+            ptep.set(cpu, zero);
+        }
+        pte_unmap_unlock(cpu, ptep, ptl);
+        return VmFault::empty();
+    }
+    let Some(page) = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE, 0) else { return VmFault::OOM };
+    let entry = Pte::mk(page, vma.flags);
+    let entry = if vma.flags.contains(VmFlags::WRITE) { entry.mkdirty().mkwrite() } else { entry };
+    let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
+    if !ptep.read(cpu).none() {
+        pte_unmap_unlock(cpu, ptep, ptl);
+        put_page(cpu, page);
+        return VmFault::empty();
+    }
+    page_add_new_anon_rmap(cpu, page, addr, false);
+    lru_cache_add(cpu, page);
+    ptep.set(cpu, entry);
+    pte_unmap_unlock(cpu, ptep, ptl);
+    VmFault::empty()
+}
+
+/// A write to a write-protected page. C: do_wp_page(), mm/memory.c, v5.15
+fn do_wp_page(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, addr: u64, orig: Pte) -> VmFault {
+    let Some(page) = vm_normal_page(cpu, vma, addr, orig) else {
+        if is_zero_page(cpu, orig.pfn()) {
+            return wp_page_copy(cpu, vma, ptep, ptl, addr, orig, None);
+        }
+        // C: wp_pfn_shared()
+        wp_page_reuse(cpu, vma, ptep, ptl, orig);
+        return VmFault::WRITE;
+    };
+    if !page_anon(cpu, page) {
+        // C: wp_page_shared(), for a driver without page_mkwrite
+        set_page_dirty(cpu, page);
+        wp_page_reuse(cpu, vma, ptep, ptl, orig);
+        return VmFault::WRITE;
+    }
+    if page_count(cpu, page) == 1 && trylock_page(cpu, page) {
+        let mine = page_mapcount(cpu, page) == 1 && page_count(cpu, page) == 1;
+        unlock_page(cpu, page);
+        if mine {
+            wp_page_reuse(cpu, vma, ptep, ptl, orig);
+            return VmFault::WRITE;
+        }
+    }
+    get_page(cpu, page);
+    wp_page_copy(cpu, vma, ptep, ptl, addr, orig, Some(page))
+}
+
+/// C: wp_page_reuse(), mm/memory.c
+fn wp_page_reuse(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, orig: Pte) {
+    ptep.set(cpu, orig.mkyoung().mkdirty().maybe_mkwrite(vma.flags));
+    pte_unmap_unlock(cpu, ptep, ptl);
+}
+
+/// Breaks COW. Comes with the PTE lock held and, if there is an old page, a
+/// reference on it. C: wp_page_copy(), mm/memory.c
+fn wp_page_copy(
+    cpu: &Cpu,
+    vma: &Vma,
+    ptep: PtePtr,
+    ptl: Ptl,
+    addr: u64,
+    orig: Pte,
+    old: Option<Page>,
+) -> VmFault {
+    pte_unmap_unlock(cpu, ptep, ptl);
+    let Some(new) = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE, 0) else {
+        if let Some(old) = old {
+            put_page(cpu, old);
+        }
+        return VmFault::OOM;
+    };
+    if let Some(old) = old {
+        copy_highpage(cpu, new, old);
+    }
+    let pmd = mm_find_pmd(cpu, vma.mm, addr).map_or(Pmd(0), |p| p.read(cpu));
+    let (ptep, ptl) = pte_offset_map_lock(cpu, pmd, addr);
+    let copied = ptep.read(cpu) == orig;
+    if copied {
+        ptep.get_and_clear(cpu);
+        page_add_new_anon_rmap(cpu, new, addr, false);
+        lru_cache_add(cpu, new);
+        ptep.set(cpu, Pte::mk(new, vma.flags).mkdirty().maybe_mkwrite(vma.flags));
+        if let Some(old) = old {
+            page_remove_rmap(cpu, old, false);
+        }
+    }
+    // The kernel names the page that lost: the old one, or the unused new one.
+    let lost = if copied { old } else { Some(new) };
+    if let Some(lost) = lost {
+        put_page(cpu, lost);
+    }
+    pte_unmap_unlock(cpu, ptep, ptl);
+    if let Some(old) = old {
+        put_page(cpu, old);
+    }
+    if copied { VmFault::WRITE } else { VmFault::empty() }
+}
+
+/// Copies the contents of a page. C: copy_highpage(), linux/highmem.h
+pub(crate) fn copy_highpage(cpu: &Cpu, to: Page, from: Page) {
+    cpu.step(StepKind::Data, to.0.into(), from.0.into());
+    cpu.world.frame(to).data.set(cpu.world.frame(from).data.read());
+}
+
+/// Unmaps a range of one VMA. C: unmap_page_range(), mm/memory.c
+pub(crate) fn zap_page_range(cpu: &Cpu, vma: &Vma, start: u64, end: u64) {
+    let mut addr = start;
+    while addr < end {
+        let next = pmd_addr_end(addr, end);
+        if let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) {
+            let pmd = pmdp.read(cpu);
+            if pmd.trans_huge() && next - addr == PMD_SIZE {
+                zap_huge_pmd(cpu, pmdp);
+            } else {
+                if pmd.trans_huge() {
+                    split_huge_pmd(cpu, vma, pmdp, addr);
+                }
+                zap_pte_range(cpu, pmdp, addr, next);
+            }
+        }
+        addr = next;
+    }
+}
+
+/// C: zap_pte_range(), mm/memory.c
+fn zap_pte_range(cpu: &Cpu, pmdp: PmdPtr, start: u64, end: u64) {
+    let pmd = pmdp.read(cpu);
+    if pmd.bad() {
+        return;
+    }
+    let (mut ptep, ptl) = pte_offset_map_lock(cpu, pmd, start);
+    let first = ptep;
+    // The pages are given back after the lock, as the mmu_gather does.
+    let mut gathered = [None; (PMD_SIZE / PAGE_SIZE) as usize];
+    for slot in &mut gathered[..((end - start) / PAGE_SIZE) as usize] {
+        let pte = ptep.read(cpu);
+        if !pte.none() {
+            ptep.get_and_clear(cpu);
+            if pte.present() && !pte.special() {
+                let page = pte.pfn();
+                if pte.dirty() && !page_anon(cpu, page) {
+                    set_page_dirty(cpu, page);
+                }
+                page_remove_rmap(cpu, page, false);
+                *slot = Some(page);
+            }
+        }
+        ptep = ptep.next();
+    }
+    pte_unmap_unlock(cpu, first, ptl);
+    for page in gathered.into_iter().flatten() {
+        put_page(cpu, page);
+    }
+}
+
+/// The page that a load or store of user space at `addr` reaches, faulting it
+/// in as needed. C: exc_page_fault(), arch/x86/mm/fault.c
+///
+/// # Errors
+/// `EFAULT` where the process would get SIGSEGV or SIGBUS, `ENOMEM` where
+/// the OOM killer would run.
+pub fn user_access(cpu: &Cpu, mm: MmId, addr: u64, write: bool) -> Result<Page, Errno> {
+    if addr >= TASK_SIZE {
+        return Err(Errno::EFAULT);
+    }
+    let mut flags = FaultFlag::ALLOW_RETRY | FaultFlag::KILLABLE;
+    flags.set(FaultFlag::WRITE, write);
+    // A fault may leave work for a second one; no access takes more than a few.
+    for _ in 0..8 {
+        match hardware_walk(cpu, mm, addr) {
+            Some((page, writable)) if writable || !write => return Ok(page),
+            _ => {}
+        }
+        mmap_read_lock(cpu, mm);
+        let vma = mm::vma_lookup(cpu, mm, addr);
+        let Some(vma) = vma.filter(|v| !access_error(v, write)) else {
+            mmap_read_unlock(cpu, mm);
+            return Err(Errno::EFAULT);
+        };
+        let ret = handle_mm_fault(cpu, &vma, addr, flags);
+        if ret.contains(VmFault::RETRY) {
+            flags |= FaultFlag::TRIED;
+            continue;
+        }
+        mmap_read_unlock(cpu, mm);
+        if ret.intersects(VmFault::ERROR) {
+            return Err(if ret.contains(VmFault::OOM) { Errno::ENOMEM } else { Errno::EFAULT });
+        }
+    }
+    cpu.bug_on(true, "exc_page_fault", "the same access faults for ever");
+    Err(Errno::EFAULT)
+}
+
+/// C: access_error(), arch/x86/mm/fault.c
+fn access_error(vma: &Vma, write: bool) -> bool {
+    if vma.flags.intersects(VmFlags::PFNMAP) {
+        return true;
+    }
+    if write { !vma.flags.contains(VmFlags::WRITE) } else { !vma.is_accessible() }
+}
+
+/// A store of user space. C: a mov to memory
+///
+/// # Errors
+/// As [`user_access`].
+pub fn user_store(cpu: &Cpu, mm: MmId, addr: u64, token: u64) -> Result<Page, Errno> {
+    let page = user_access(cpu, mm, addr, true)?;
+    cpu.step(StepKind::Data, page.0.into(), 1);
+    cpu.world.frame(page).data.set(token);
+    Ok(page)
+}
+
+/// A load of user space: the page and its contents. C: a mov from memory
+///
+/// # Errors
+/// As [`user_access`].
+pub fn user_load(cpu: &Cpu, mm: MmId, addr: u64) -> Result<(Page, u64), Errno> {
+    let page = user_access(cpu, mm, addr, false)?;
+    cpu.step(StepKind::Data, page.0.into(), 0);
+    Ok((page, cpu.world.frame(page).data.read()))
+}
+
+/// A device writes to a page it was given.
+pub fn dma_write(cpu: &Cpu, page: Page, token: u64) {
+    cpu.step(StepKind::Data, page.0.into(), 1);
+    cpu.world.frame(page).data.set(token);
+}
+
+/// A device reads a page it was given.
+pub fn dma_read(cpu: &Cpu, page: Page) -> u64 {
+    cpu.step(StepKind::Data, page.0.into(), 0);
+    cpu.world.frame(page).data.read()
+}

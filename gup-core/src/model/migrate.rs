@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Page migration of anonymous memory.
+//!
+//! Duplicated: a page moves only if, once all its mappings are migration
+//! entries, the isolation's reference is its only one; the return value (the
+//! number of pages that failed, or −ENOMEM at once if a small page has no
+//! target); a THP without a target is split and its parts move one by one;
+//! failed pages stay on the list. Customised: 3 passes instead of 10, as
+//! nothing changes between passes on one CPU. Stubbed: file and swap-cache
+//! pages (which v5.15 freezes; anonymous ones it only counts), asynchronous
+//! modes, writeback.
+
+use super::cpu::{Cpu, Event, FailSite};
+use super::huge_memory::split_huge_page;
+use super::limits::MAX_CALL_PAGES;
+use super::lru::{isolate_lru_page, putback_lru_page};
+use super::memory::copy_highpage;
+use super::page::{
+    Page, compound_head, compound_nr, compound_order, page_anon, page_count, put_page,
+    thp_nr_pages, trylock_page, unlock_page,
+};
+use super::rmap::{Unmap, page_address_in_vma, remove_migration_ptes, try_to_migrate};
+use super::vmstat::{NodeStat, mod_node_page_state};
+use super::zone::alloc_pages;
+use crate::errno::Errno;
+use crate::flags::{Gfp, Pg};
+
+/// Attempts for a page that is busy. The kernel makes 10.
+const PASSES: u32 = 3;
+/// A list holds what one call isolates, each THP split into its pages.
+const LIST_MAX: usize = MAX_CALL_PAGES * 8;
+
+/// Isolated pages. C: a list_head of page->lru
+#[derive(Clone, Debug)]
+pub struct PageList {
+    len: usize,
+    pages: [Page; LIST_MAX],
+}
+
+impl Default for PageList {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PageList {
+    /// An empty list. C: LIST_HEAD()
+    pub fn new() -> Self {
+        PageList { len: 0, pages: [Page::UNSET; LIST_MAX] }
+    }
+    /// C: list_empty()
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// C: list_add_tail(&page->lru, list)
+    pub fn add_tail(&mut self, page: Page) {
+        self.pages[self.len] = page;
+        self.len += 1;
+    }
+    fn as_slice(&self) -> &[Page] {
+        &self.pages[..self.len]
+    }
+    fn remove(&mut self, i: usize) {
+        self.pages.copy_within(i + 1..self.len, i);
+        self.len -= 1;
+    }
+}
+
+/// Where migrated pages go. C: struct migration_target_control, mm/internal.h
+#[derive(Clone, Copy, Debug)]
+pub struct MigrationTarget {
+    /// What to allocate with.
+    pub gfp: Gfp,
+}
+
+/// C: alloc_migration_target(), mm/migrate.c
+fn alloc_migration_target(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Option<Page> {
+    let order = compound_order(cpu, page);
+    // C: GFP_TRANSHUGE has __GFP_MOVABLE; PF_MEMALLOC_PIN takes it away again.
+    let gfp = if order > 0 { mtc.gfp | Gfp::COMP | Gfp::MOVABLE } else { mtc.gfp };
+    alloc_pages(cpu, gfp, order)
+}
+
+/// Moves the isolated pages of `from` to new frames. What could not be moved
+/// stays on the list. C: migrate_pages(), mm/migrate.c
+///
+/// # Errors
+/// `ENOMEM` at once if no target could be had. `Ok` counts the pages that
+/// failed for other reasons.
+pub fn migrate_pages(
+    cpu: &Cpu,
+    from: &mut PageList,
+    mtc: &MigrationTarget,
+) -> Result<usize, Errno> {
+    let mut nr_failed = 0;
+    let mut retry = true;
+    let mut pass = 0;
+    while pass < PASSES && retry {
+        retry = false;
+        let mut again = 0;
+        let mut i = 0;
+        while i < from.len {
+            let page = from.pages[i];
+            match unmap_and_move(cpu, page, mtc) {
+                Ok(()) => from.remove(i),
+                Err(Errno::EAGAIN) => {
+                    again += 1;
+                    retry = true;
+                    i += 1;
+                }
+                Err(e) => {
+                    if compound_nr(cpu, page) == 1 {
+                        cpu.event(Event::MIGRATE_FAILED);
+                        return Err(e);
+                    }
+                    // C: try_split_thp(); the head is tried again.
+                    split_isolated(cpu, page, from).map_err(|_| e)?;
+                }
+            }
+        }
+        nr_failed = again;
+        pass += 1;
+    }
+    if nr_failed > 0 {
+        cpu.event(Event::MIGRATE_FAILED);
+    }
+    Ok(nr_failed)
+}
+
+/// Splits an isolated THP in place; its tails join the list.
+/// C: try_split_thp(), mm/migrate.c
+fn split_isolated(cpu: &Cpu, page: Page, from: &mut PageList) -> Result<(), Errno> {
+    if !trylock_page(cpu, page) {
+        return Err(Errno::EBUSY);
+    }
+    let nr = compound_nr(cpu, page);
+    // C: the list argument of split_huge_page_to_list(): tails are isolated,
+    // which takes a reference on each.
+    let ret = split_huge_page(cpu, page);
+    unlock_page(cpu, page);
+    ret?;
+    for i in 1..nr {
+        let tail = page.nth(i);
+        // A tail that nobody maps was freed by the split.
+        if page_count(cpu, tail) == 0 {
+            mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, -1);
+            continue;
+        }
+        super::page::get_page(cpu, tail);
+        from.add_tail(tail);
+    }
+    Ok(())
+}
+
+/// C: unmap_and_move(), mm/migrate.c
+fn unmap_and_move(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Result<(), Errno> {
+    let nr = thp_nr_pages(cpu, page);
+    if page_count(cpu, page) == 1 {
+        // Freed from under us: only the isolation holds it.
+        done_with(cpu, page, nr);
+        return Ok(());
+    }
+    if cpu.should_fail(FailSite::Migrate) {
+        cpu.event(Event::MIGRATE_FAILED);
+        return Err(Errno::EAGAIN);
+    }
+    let new = alloc_migration_target(cpu, page, mtc).ok_or(Errno::ENOMEM)?;
+    match __unmap_and_move(cpu, page, new, nr) {
+        Ok(()) => {
+            done_with(cpu, page, nr);
+            putback_lru_page(cpu, new);
+            Ok(())
+        }
+        Err(e) => {
+            put_page(cpu, new);
+            Err(e)
+        }
+    }
+}
+
+/// The old page leaves isolation for good.
+fn done_with(cpu: &Cpu, page: Page, nr: u64) {
+    mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, -(nr as i64));
+    put_page(cpu, page);
+}
+
+/// C: __unmap_and_move(), move_to_new_page(), migrate_page_move_mapping()
+fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
+    if !trylock_page(cpu, page) {
+        return Err(Errno::EAGAIN);
+    }
+    let base = page_address_in_vma(cpu, page);
+    try_to_migrate(cpu, page, Unmap::Whole);
+    // Anonymous and not in the swap cache: the isolation's reference is all
+    // that may be left.
+    let moved = page_count(cpu, page) == 1;
+    if moved {
+        migrate_page_copy(cpu, page, new, nr);
+    }
+    remove_migration_ptes(cpu, page, if moved { new } else { page }, base, nr);
+    unlock_page(cpu, page);
+    if moved { Ok(()) } else { Err(Errno::EAGAIN) }
+}
+
+/// C: migrate_page_copy(), migrate_page_states()
+fn migrate_page_copy(cpu: &Cpu, page: Page, new: Page, nr: u64) {
+    let (from, to) = (cpu.world.frame(page), cpu.world.frame(new));
+    to.mapping.set(from.mapping.read());
+    to.index.set(from.index.read());
+    let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED;
+    to.flags.or(Pg::from_bits_retain(from.flags.read() as u32).intersection(keep).bits());
+    for i in 0..nr {
+        copy_highpage(cpu, new.nth(i), page.nth(i));
+    }
+}
+
+/// Gives back what could not be moved.
+/// C: putback_movable_pages(), mm/migrate.c
+pub fn putback_movable_pages(cpu: &Cpu, list: &mut PageList) {
+    for &page in list.as_slice() {
+        let nr = thp_nr_pages(cpu, page);
+        mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, -(nr as i64));
+        putback_lru_page(cpu, page);
+    }
+    *list = PageList::new();
+}
+
+/// Moves the page that the caller found mapped, as move_pages(2) does: to
+/// wherever a movable allocation goes now. C: do_move_pages_to_node(),
+/// mm/migrate.c
+///
+/// # Errors
+/// `EBUSY` if it cannot be isolated or moved, `EINVAL` if it is not
+/// anonymous, `ENOMEM`.
+pub fn move_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+    let head = compound_head(cpu, page);
+    if !page_anon(cpu, head) {
+        return Err(Errno::EINVAL);
+    }
+    super::lru::lru_add_drain_all(cpu);
+    isolate_lru_page(cpu, head)?;
+    mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, thp_nr_pages(cpu, head) as i64);
+    let mut list = PageList::new();
+    list.add_tail(head);
+    let failed = migrate_pages(cpu, &mut list, &MigrationTarget { gfp: Gfp::MOVABLE });
+    putback_movable_pages(cpu, &mut list);
+    if failed? > 0 { Err(Errno::EBUSY) } else { Ok(()) }
+}

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! mmap(), munmap(), mprotect(), madvise(), exit.
+//!
+//! Duplicated: what mprotect() does to entries (the write bit is taken at
+//! once and comes back only by a fault); VMAs split at the borders of a
+//! change; MADV_DONTNEED under mmap_lock held for reading. Customised: VMAs
+//! never merge; a fixed address that is taken is refused
+//! (MAP_FIXED_NOREPLACE). Two kinds of mapping exist beside anonymous memory:
+//! a driver's buffer mapped with vm_insert_page(), every fourth page of it a
+//! raw frame number as vmf_insert_mixed() makes them; and raw frame numbers
+//! alone (VM_PFNMAP). Files and hugetlbfs are refused by not existing.
+
+use super::cpu::Cpu;
+use super::huge_memory::{change_huge_pmd, split_huge_pmd};
+use super::limits::{MAX_VMAS, PAGE_SIZE, PMD_SIZE, TASK_SIZE};
+use super::lru::lru_add_drain;
+use super::memory::zap_page_range;
+use super::mm::{
+    self, MmId, Vma, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_at,
+};
+use super::page::{Mapping, get_page, put_page};
+use super::pgtable::{
+    Pte, free_pte_range, free_upper_tables, mm_find_pmd, pgd_alloc, pmd_addr_end, pmd_alloc,
+    pte_alloc, pte_offset_map_lock, pte_unmap_unlock,
+};
+use super::rmap::page_dup_rmap;
+use super::zone::alloc_pages;
+use crate::errno::Errno;
+use crate::flags::{GFP_USER, Gfp, VmFlags};
+
+/// Page protection, as mmap() and mprotect() take it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Prot {
+    /// PROT_NONE
+    None,
+    /// PROT_READ
+    Read,
+    /// PROT_READ | PROT_WRITE
+    ReadWrite,
+}
+
+impl Prot {
+    /// Every protection.
+    pub const ALL: &'static [Prot] = &[Prot::None, Prot::Read, Prot::ReadWrite];
+    /// Its name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Prot::None => "none",
+            Prot::Read => "r",
+            Prot::ReadWrite => "rw",
+        }
+    }
+    fn vm_flags(self) -> VmFlags {
+        match self {
+            Prot::None => VmFlags::empty(),
+            Prot::Read => VmFlags::READ,
+            Prot::ReadWrite => VmFlags::READ | VmFlags::WRITE,
+        }
+    }
+}
+
+/// What is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Kind {
+    /// Private anonymous memory of small pages.
+    Anon,
+    /// Private anonymous memory with MADV_HUGEPAGE.
+    AnonThp,
+    /// A driver's buffer of small pages, shared.
+    Driver,
+    /// A driver's buffer of compound pages of two pages, shared.
+    DriverOrder1,
+    /// Raw frame numbers.
+    Pfnmap,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: &'static [Kind] =
+        &[Kind::Anon, Kind::AnonThp, Kind::Driver, Kind::DriverOrder1, Kind::Pfnmap];
+    /// Its words in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Anon => "private anon",
+            Kind::AnonThp => "private anon thp",
+            Kind::Driver => "shared driver",
+            Kind::DriverOrder1 => "shared driver order1",
+            Kind::Pfnmap => "shared pfnmap",
+        }
+    }
+    fn vm_flags(self) -> VmFlags {
+        let shared = VmFlags::SHARED | VmFlags::MAYREAD | VmFlags::MAYWRITE;
+        match self {
+            Kind::Anon => VmFlags::MAYREAD | VmFlags::MAYWRITE,
+            Kind::AnonThp => VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::HUGEPAGE,
+            Kind::Driver | Kind::DriverOrder1 => shared | VmFlags::MIXEDMAP,
+            Kind::Pfnmap => shared | VmFlags::PFNMAP | VmFlags::IO,
+        }
+    }
+}
+
+/// Which page of every four of a driver's buffer is a raw frame number.
+const RAW_EVERY: u64 = 4;
+
+/// Starts a process without memory. C: mm_alloc(), kernel/fork.c
+///
+/// # Errors
+/// `EEXIST` if it runs already, `ENOMEM`.
+pub fn mm_alloc(cpu: &Cpu, mm: MmId) -> Result<(), Errno> {
+    if mm::mm_alive(cpu, mm) {
+        return Err(Errno::EEXIST);
+    }
+    if pgd_alloc(cpu, mm) { Ok(()) } else { Err(Errno::ENOMEM) }
+}
+
+/// Maps `pages` pages at `addr`. C: do_mmap(), mm/mmap.c
+///
+/// # Errors
+/// `EINVAL` outside the address space, `EEXIST` if something is there,
+/// `ENOMEM` if there are too many mappings or no memory for a buffer.
+pub fn mmap(
+    cpu: &Cpu,
+    mm: MmId,
+    addr: u64,
+    pages: u64,
+    prot: Prot,
+    kind: Kind,
+) -> Result<(), Errno> {
+    let end = addr + pages * PAGE_SIZE;
+    if pages == 0 || end > TASK_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    mmap_write_lock(cpu, mm);
+    let ret = mmap_locked(cpu, mm, addr, end, prot.vm_flags() | kind.vm_flags(), kind);
+    mmap_write_unlock(cpu, mm);
+    ret
+}
+
+fn mmap_locked(
+    cpu: &Cpu,
+    mm: MmId,
+    start: u64,
+    end: u64,
+    flags: VmFlags,
+    kind: Kind,
+) -> Result<(), Errno> {
+    if mm::vmas(cpu, mm).any(|v| v.start < end && start < v.end) {
+        return Err(Errno::EEXIST);
+    }
+    let slot = free_slot(cpu, mm).ok_or(Errno::ENOMEM)?;
+    cpu.world.mm(mm).vmas[slot].set(start, end, flags);
+    let vma = Vma { mm, slot, start, end, flags };
+    let filled = match kind {
+        Kind::Anon | Kind::AnonThp => Ok(()),
+        Kind::Driver => insert_buffer(cpu, &vma, 0),
+        Kind::DriverOrder1 => insert_buffer(cpu, &vma, 1),
+        Kind::Pfnmap => (start..end)
+            .step_by(PAGE_SIZE as usize)
+            .try_for_each(|a| insert_pte(cpu, &vma, a, raw_entry(cpu, &vma))),
+    };
+    if filled.is_err() {
+        unmap_vma(cpu, &vma);
+    }
+    filled
+}
+
+fn free_slot(cpu: &Cpu, mm: MmId) -> Option<usize> {
+    (0..MAX_VMAS).find(|&i| vma_at(cpu, mm, i).is_none())
+}
+
+/// An entry for memory without a struct page to count: frame 0 serves as the
+/// device's register, marked special and not the zero page's entry.
+fn raw_entry(cpu: &Cpu, vma: &Vma) -> Pte {
+    Pte::mk(cpu.world.zero_page().nth(1), vma.flags).mkspecial()
+}
+
+/// A driver fills its mapping with pages it allocates, and hands them over:
+/// the mappings hold the only references. C: vm_insert_page(), mm/memory.c
+fn insert_buffer(cpu: &Cpu, vma: &Vma, order: u32) -> Result<(), Errno> {
+    let step = PAGE_SIZE << order;
+    for addr in (vma.start..vma.end).step_by(step as usize) {
+        let head = alloc_pages(cpu, GFP_USER | Gfp::COMP, order).ok_or(Errno::ENOMEM)?;
+        cpu.world.frame(head).mapping.set(Mapping::Driver as i32);
+        let mut result = Ok(());
+        for i in 0..1u64 << order {
+            let at = addr + i * PAGE_SIZE;
+            if at >= vma.end || result.is_err() {
+                break;
+            }
+            let raw = (at - vma.start) / PAGE_SIZE % RAW_EVERY == RAW_EVERY - 1;
+            if raw {
+                result = insert_pte(cpu, vma, at, raw_entry(cpu, vma));
+                continue;
+            }
+            get_page(cpu, head.nth(i));
+            page_dup_rmap(cpu, head.nth(i), false);
+            result = insert_pte(cpu, vma, at, Pte::mk(head.nth(i), vma.flags));
+            if result.is_err() {
+                super::rmap::page_remove_rmap(cpu, head.nth(i), false);
+                put_page(cpu, head.nth(i));
+            }
+        }
+        put_page(cpu, head);
+        result?;
+    }
+    Ok(())
+}
+
+fn insert_pte(cpu: &Cpu, vma: &Vma, addr: u64, pte: Pte) -> Result<(), Errno> {
+    let pmdp = pmd_alloc(cpu, vma.mm, addr).ok_or(Errno::ENOMEM)?;
+    if !pte_alloc(cpu, pmdp) {
+        return Err(Errno::ENOMEM);
+    }
+    let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
+    ptep.set(cpu, pte);
+    pte_unmap_unlock(cpu, ptep, ptl);
+    Ok(())
+}
+
+/// Unmaps a VMA and forgets it; frees page tables that serve no other.
+fn unmap_vma(cpu: &Cpu, vma: &Vma) {
+    zap_page_range(cpu, vma, vma.start, vma.end);
+    cpu.world.mm(vma.mm).vmas[vma.slot].set(0, 0, VmFlags::empty());
+    free_pgtables(cpu, vma);
+}
+
+/// C: free_pgtables(), mm/memory.c; tables above the PTEs stay until exit
+fn free_pgtables(cpu: &Cpu, vma: &Vma) {
+    let mut addr = vma.start & !(PMD_SIZE - 1);
+    while addr < vma.end {
+        let used = mm::vmas(cpu, vma.mm).any(|v| v.start < addr + PMD_SIZE && addr < v.end);
+        if !used && let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) {
+            free_pte_range(cpu, pmdp);
+        }
+        addr += PMD_SIZE;
+    }
+}
+
+/// Makes sure that no VMA crosses `start` or `end`.
+/// C: split_vma(), mm/mmap.c
+fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
+    for at in [start, end] {
+        let Some(v) = mm::vmas(cpu, mm).find(|v| v.start < at && at < v.end) else { continue };
+        let slot = free_slot(cpu, mm).ok_or(Errno::ENOMEM)?;
+        // C: vma_adjust_trans_huge()
+        if at & (PMD_SIZE - 1) != 0
+            && let Some(pmdp) = mm_find_pmd(cpu, mm, at)
+            && pmdp.read(cpu).trans_huge()
+        {
+            split_huge_pmd(cpu, &v, pmdp, at);
+        }
+        let mm = cpu.world.mm(mm);
+        mm.vmas[v.slot].set(v.start, at, v.flags);
+        mm.vmas[slot].set(at, v.end, v.flags);
+    }
+    Ok(())
+}
+
+/// C: __do_munmap(), mm/mmap.c
+///
+/// # Errors
+/// `EINVAL` outside the address space, `ENOMEM` if there are too many
+/// mappings.
+pub fn munmap(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
+    let end = addr + pages * PAGE_SIZE;
+    if pages == 0 || end > TASK_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    mmap_write_lock(cpu, mm);
+    let ret = split_vmas(cpu, mm, addr, end);
+    if ret.is_ok() {
+        // C: unmap_region()
+        lru_add_drain(cpu);
+        for slot in 0..MAX_VMAS {
+            if let Some(v) = vma_at(cpu, mm, slot).filter(|v| v.start >= addr && v.end <= end) {
+                unmap_vma(cpu, &v);
+            }
+        }
+    }
+    mmap_write_unlock(cpu, mm);
+    ret
+}
+
+/// C: do_mprotect_pkey(), mm/mprotect.c
+///
+/// # Errors
+/// `ENOMEM` if part of the range is not mapped or there are too many
+/// mappings, `EINVAL` outside the address space.
+pub fn mprotect(cpu: &Cpu, mm: MmId, addr: u64, pages: u64, prot: Prot) -> Result<(), Errno> {
+    let end = addr + pages * PAGE_SIZE;
+    if pages == 0 || end > TASK_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    mmap_write_lock(cpu, mm);
+    let ret = mprotect_locked(cpu, mm, addr, end, prot);
+    mmap_write_unlock(cpu, mm);
+    ret
+}
+
+fn mprotect_locked(cpu: &Cpu, mm: MmId, start: u64, end: u64, prot: Prot) -> Result<(), Errno> {
+    let access = VmFlags::READ | VmFlags::WRITE;
+    split_vmas(cpu, mm, start, end)?;
+    let mut addr = start;
+    while addr < end {
+        let v = mm::vma_lookup(cpu, mm, addr).ok_or(Errno::ENOMEM)?;
+        let flags = (v.flags - access) | prot.vm_flags();
+        // C: mprotect_fixup()
+        if flags != v.flags {
+            cpu.world.mm(mm).vmas[v.slot].set(v.start, v.end, flags);
+            change_protection(cpu, &v, flags);
+        }
+        addr = v.end;
+    }
+    Ok(())
+}
+
+/// C: change_protection(), mm/mprotect.c
+fn change_protection(cpu: &Cpu, vma: &Vma, newflags: VmFlags) {
+    let mut addr = vma.start;
+    while addr < vma.end {
+        let next = pmd_addr_end(addr, vma.end);
+        let pmdp = mm_find_pmd(cpu, vma.mm, addr);
+        if let Some(pmdp) = pmdp {
+            let pmd = pmdp.read(cpu);
+            if pmd.trans_huge() && next - addr == PMD_SIZE {
+                change_huge_pmd(cpu, pmdp, newflags);
+                addr = next;
+                continue;
+            }
+            if pmd.trans_huge() {
+                split_huge_pmd(cpu, vma, pmdp, addr);
+            }
+            change_pte_range(cpu, pmdp, addr, next, newflags);
+        }
+        addr = next;
+    }
+}
+
+/// C: change_pte_range(), mm/mprotect.c
+fn change_pte_range(
+    cpu: &Cpu,
+    pmdp: super::pgtable::PmdPtr,
+    start: u64,
+    end: u64,
+    newflags: VmFlags,
+) {
+    let pmd = pmdp.read(cpu);
+    if pmd.bad() {
+        return;
+    }
+    let (first, ptl) = pte_offset_map_lock(cpu, pmd, start);
+    let mut ptep = first;
+    for _ in 0..(end - start) / PAGE_SIZE {
+        if ptep.read(cpu).present() {
+            let pte = ptep.get_and_clear(cpu);
+            ptep.set(cpu, pte.modify(newflags));
+        }
+        ptep = ptep.next();
+    }
+    pte_unmap_unlock(cpu, first, ptl);
+}
+
+/// C: madvise_dontneed_single_vma(), mm/madvise.c
+///
+/// # Errors
+/// `ENOMEM` if part of the range is not mapped, `EINVAL` for raw frame
+/// numbers and outside the address space.
+pub fn madvise_dontneed(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
+    let end = addr + pages * PAGE_SIZE;
+    if pages == 0 || end > TASK_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    mmap_read_lock(cpu, mm);
+    lru_add_drain(cpu);
+    let mut at = addr;
+    let mut ret = Ok(());
+    while at < end {
+        let Some(v) = mm::vma_lookup(cpu, mm, at) else {
+            ret = Err(Errno::ENOMEM);
+            at += PAGE_SIZE;
+            continue;
+        };
+        if v.flags.contains(VmFlags::PFNMAP) {
+            ret = Err(Errno::EINVAL);
+            break;
+        }
+        zap_page_range(cpu, &v, at, v.end.min(end));
+        at = v.end;
+    }
+    mmap_read_unlock(cpu, mm);
+    ret
+}
+
+/// Ends a process: all its memory is unmapped. C: exit_mmap(), mm/mmap.c
+pub fn exit_mmap(cpu: &Cpu, mm: MmId) {
+    lru_add_drain(cpu);
+    for slot in 0..MAX_VMAS {
+        if let Some(v) = vma_at(cpu, mm, slot) {
+            zap_page_range(cpu, &v, v.start, v.end);
+            cpu.world.mm(mm).vmas[slot].set(0, 0, VmFlags::empty());
+            free_pgtables(cpu, &v);
+        }
+    }
+    free_upper_tables(cpu, mm);
+    cpu.world.mm(mm).reset();
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Just enough kernel for mm/gup.c to run in.
+//!
+//! Every file opens by saying what in it is *Duplicated* (follows the
+//! kernel's rules exactly), *Customised* (simplified, and how) and *Stubbed*
+//! (does nothing). Everything shared lives in a [`World`]; everything a CPU
+//! has for itself (the current task, interrupts, failure injection, the
+//! record of steps) lives in a [`Cpu`]. Functions carry the names of the
+//! kernel functions they stand for and take the CPU they run on.
+
+pub mod cpu;
+pub mod fork;
+pub mod huge_memory;
+pub mod limits;
+pub mod lru;
+pub mod memory;
+pub mod migrate;
+pub mod mm;
+pub mod mmap;
+pub mod page;
+pub mod pgtable;
+pub mod pipe;
+pub mod rmap;
+pub mod vmstat;
+pub mod world;
+pub mod zone;
+
+pub use cpu::Cpu;
+pub use limits::Limits;
+pub use page::Page;
+pub use world::World;

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Page frames: struct page and the helpers around it.
+//!
+//! Duplicated: the reference count with its freezing, add-unless-zero and
+//! saturation tests; compound pages; the pin count of pages of order > 1;
+//! page_maybe_dma_pinned(); is_pinnable_page(). Customised: mapcounts start
+//! at 0 instead of −1; PMD mappings are counted on the head alone (no
+//! double-map trick); the contents of a page are one data token; an epoch
+//! counts how often the frame was allocated. Stubbed: memory cgroups,
+//! hardware poison, KASAN tags.
+
+use super::cpu::{Cpu, Event, FailSite};
+use super::zone;
+use crate::atomic::{Atomic32, Word64};
+use crate::errno::Errno;
+use crate::flags::Pg;
+use crate::history::Defect;
+use crate::step::StepKind;
+
+/// What a pin of a small page adds to its reference count.
+/// C: GUP_PIN_COUNTING_BIAS, linux/mm.h
+pub const GUP_PIN_COUNTING_BIAS: i32 = 1 << 10;
+
+/// A page frame, by number. C: struct page *
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Page(pub u16);
+
+impl Page {
+    /// An entry of a result array that no call has set.
+    pub const UNSET: Page = Page(u16::MAX);
+
+    /// Its bit in a set of frames; none for [`Page::UNSET`].
+    #[inline]
+    pub fn bit(self) -> u128 {
+        1u128.checked_shl(self.0.into()).unwrap_or(0)
+    }
+    /// The page `n` frames on. C: nth_page()
+    #[inline]
+    pub fn nth(self, n: u64) -> Page {
+        Page(self.0.wrapping_add(n as u16))
+    }
+}
+
+/// The pages of a set of frames, lowest first.
+pub fn pages_of(mut set: u128) -> impl Iterator<Item = Page> {
+    core::iter::from_fn(move || {
+        let n = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (n < 128).then_some(Page(n as u16))
+    })
+}
+
+/// Who a page belongs to. C: page->mapping
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i32)]
+pub enum Mapping {
+    /// Nobody: the kernel, or free.
+    None = 0,
+    /// Anonymous memory.
+    Anon = 1,
+    /// A driver's buffer, mapped with vm_insert_page().
+    Driver = 2,
+}
+
+/// One page frame. Head fields of a compound page are those of its first
+/// frame.
+#[derive(Debug)]
+pub struct PageFrame {
+    /// References. 0: free, or frozen by somebody who is about to split or
+    /// free it; > 0: in use; < 0: overflown, and refused by every getter.
+    /// A small page that is pinned carries 1024 for each pin, so ≥ 1024 means
+    /// "maybe pinned". C: page->_refcount
+    pub(crate) refcount: Atomic32,
+    /// PTEs that map this very frame. C: page->_mapcount + 1
+    pub(crate) mapcount: Atomic32,
+    /// Head only: PMDs that map the whole page.
+    /// C: page[1].compound_mapcount + 1
+    pub(crate) compound_mapcount: Atomic32,
+    /// Head of order > 1 only: pins. C: page[2].hpage_pinned_refcount
+    pub(crate) pincount: Atomic32,
+    /// 0: not a tail; else the number of the head plus 1.
+    /// C: page->compound_head
+    pub(crate) compound_head: Atomic32,
+    /// Head only. C: page[1].compound_order
+    pub(crate) order: Atomic32,
+    /// C: page->flags
+    pub(crate) flags: Atomic32,
+    /// A [`Mapping`].
+    pub(crate) mapping: Atomic32,
+    /// The page of the address space it was made for; on heads.
+    /// C: page->index
+    pub(crate) index: Atomic32,
+    /// How often the frame was allocated.
+    pub(crate) epoch: Atomic32,
+    /// The contents. 0: zeroes.
+    pub(crate) data: Word64,
+}
+
+impl PageFrame {
+    pub(crate) fn new() -> Self {
+        let zero = || Atomic32::new(0);
+        PageFrame {
+            refcount: zero(),
+            mapcount: zero(),
+            compound_mapcount: zero(),
+            pincount: zero(),
+            compound_head: zero(),
+            order: zero(),
+            flags: zero(),
+            mapping: zero(),
+            index: zero(),
+            epoch: zero(),
+            data: Word64::new(0),
+        }
+    }
+
+    fn words(&self) -> [&Atomic32; 10] {
+        [
+            &self.refcount,
+            &self.mapcount,
+            &self.compound_mapcount,
+            &self.pincount,
+            &self.compound_head,
+            &self.order,
+            &self.flags,
+            &self.mapping,
+            &self.index,
+            &self.epoch,
+        ]
+    }
+
+    pub(crate) fn copy_from(&self, other: &PageFrame) {
+        for (to, from) in self.words().into_iter().zip(other.words()) {
+            to.set(from.read());
+        }
+        self.data.set(other.data.read());
+    }
+}
+
+#[inline]
+fn frame<'a>(cpu: &'a Cpu<'_>, page: Page) -> &'a PageFrame {
+    cpu.world.frame(page)
+}
+
+/// C: compound_head(), linux/page-flags.h
+#[inline]
+pub fn compound_head(cpu: &Cpu, page: Page) -> Page {
+    cpu.step(StepKind::CompoundHead, page.0.into(), 0);
+    // The head is only followed after this read: an address dependency.
+    match frame(cpu, page).compound_head.read_dependent() {
+        0 => page,
+        head => Page((head - 1) as u16),
+    }
+}
+
+/// C: PageTail(), linux/page-flags.h
+pub fn page_tail(cpu: &Cpu, page: Page) -> bool {
+    compound_head(cpu, page) != page
+}
+
+/// C: PageHead(), linux/page-flags.h
+pub fn page_head(cpu: &Cpu, page: Page) -> bool {
+    test_flag(cpu, page, Pg::HEAD)
+}
+
+/// C: PageCompound(), linux/page-flags.h
+pub fn page_compound(cpu: &Cpu, page: Page) -> bool {
+    page_head(cpu, page) || page_tail(cpu, page)
+}
+
+/// The order of a head; 0 for a page that is none. C: compound_order()
+pub fn compound_order(cpu: &Cpu, page: Page) -> u32 {
+    if page_head(cpu, page) { frame(cpu, page).order.read() as u32 } else { 0 }
+}
+
+/// C: compound_nr(), linux/mm.h
+pub fn compound_nr(cpu: &Cpu, page: Page) -> u64 {
+    1 << compound_order(cpu, page)
+}
+
+/// C: thp_nr_pages(), linux/huge_mm.h
+pub fn thp_nr_pages(cpu: &Cpu, page: Page) -> u64 {
+    compound_nr(cpu, page)
+}
+
+/// Whether the page has a pin count of its own: a compound page of order > 1.
+/// C: hpage_pincount_available(), linux/mm.h
+#[inline]
+pub fn hpage_pincount_available(cpu: &Cpu, page: Page) -> bool {
+    if cpu.has(Defect::BiasOnCompound) {
+        return false;
+    }
+    let head = compound_head(cpu, page);
+    page_compound(cpu, head) && compound_order(cpu, head) > 1
+}
+
+/// C: compound_pincount(), linux/mm.h
+pub fn compound_pincount(cpu: &Cpu, page: Page) -> i32 {
+    let head = compound_head(cpu, page);
+    cpu.step(StepKind::PincountRead, head.0.into(), 0);
+    frame(cpu, head).pincount.read()
+}
+
+/// C: atomic_add(refs, compound_pincount_ptr(page))
+#[inline]
+pub(crate) fn compound_pincount_add(cpu: &Cpu, head: Page, refs: i32) {
+    cpu.step(StepKind::PincountAdd, head.0.into(), refs.into());
+    cpu.touch(head);
+    frame(cpu, head).pincount.add(refs);
+}
+
+/// C: page_ref_count(), linux/page_ref.h
+#[inline]
+pub fn page_ref_count(cpu: &Cpu, page: Page) -> i32 {
+    cpu.step(StepKind::RefRead, page.0.into(), 0);
+    frame(cpu, page).refcount.read()
+}
+
+/// C: page_count(), linux/page_ref.h
+pub fn page_count(cpu: &Cpu, page: Page) -> i32 {
+    page_ref_count(cpu, compound_head(cpu, page))
+}
+
+/// C: page_ref_add(), linux/page_ref.h
+#[inline]
+pub fn page_ref_add(cpu: &Cpu, page: Page, nr: i32) {
+    cpu.step(StepKind::RefAdd, page.0.into(), nr.into());
+    cpu.touch(page);
+    frame(cpu, page).refcount.add(nr);
+}
+
+/// C: page_ref_sub(), linux/page_ref.h
+#[inline]
+pub fn page_ref_sub(cpu: &Cpu, page: Page, nr: i32) {
+    page_ref_add(cpu, page, nr.wrapping_neg());
+}
+
+/// C: page_ref_add_unless(page, nr, 0), linux/page_ref.h
+#[inline]
+pub fn page_ref_add_unless_zero(cpu: &Cpu, page: Page, nr: i32) -> bool {
+    cpu.step(StepKind::RefAddUnlessZero, page.0.into(), nr.into());
+    cpu.touch(page);
+    frame(cpu, page).refcount.add_unless(nr, 0)
+}
+
+/// Takes the count from exactly `count` to 0, so that nobody can get a
+/// reference. C: page_ref_freeze(), linux/page_ref.h
+pub fn page_ref_freeze(cpu: &Cpu, page: Page, count: i32) -> bool {
+    cpu.step(StepKind::RefFreeze, page.0.into(), count.into());
+    cpu.touch(page);
+    frame(cpu, page).refcount.cmpxchg(count, 0)
+}
+
+/// C: page_ref_unfreeze(), linux/page_ref.h
+pub fn page_ref_unfreeze(cpu: &Cpu, page: Page, count: i32) {
+    cpu.bug_on(page_count(cpu, page) != 0, "page_ref_unfreeze", "page is not frozen");
+    set_page_count(cpu, page, count);
+}
+
+/// C: set_page_count(), linux/page_ref.h. The release stands for the barrier
+/// before it; pairs with the fully ordered add in
+/// page_ref_add_unless_zero().
+pub(crate) fn set_page_count(cpu: &Cpu, page: Page, count: i32) {
+    cpu.step(StepKind::RefSet, page.0.into(), count.into());
+    cpu.touch(page);
+    frame(cpu, page).refcount.set_release(count);
+}
+
+/// A reference for somebody who does not know whether the page is still in
+/// use. Only without sleep between the look-up of the page and this call:
+/// interrupts off, or a spinlock held (CONFIG_TINY_RCU asserts it, and so
+/// does the model). C: page_cache_add_speculative(), linux/pagemap.h
+#[inline]
+pub fn page_cache_add_speculative(cpu: &Cpu, page: Page, count: i32) -> bool {
+    let at = "page_cache_add_speculative";
+    cpu.bug_on(!cpu.in_atomic(), at, "speculative reference outside atomic context");
+    if !page_ref_add_unless_zero(cpu, page, count) {
+        return false;
+    }
+    // PORT: the C also has VM_BUG_ON_PAGE(PageTail(page), page) here, which a
+    // split and a new allocation in between can trip; it is left to the
+    // callers' recheck.
+    true
+}
+
+/// C: get_page(), linux/mm.h
+pub fn get_page(cpu: &Cpu, page: Page) {
+    let page = compound_head(cpu, page);
+    let bad = frame(cpu, page).refcount.read().wrapping_add(127) as u32 <= 127;
+    cpu.bug_on(bad, "get_page", "page_ref_zero_or_close_to_overflow(page)");
+    page_ref_add(cpu, page, 1);
+}
+
+/// A further reference for somebody who holds one already.
+/// C: try_get_page(), linux/mm.h
+pub fn try_get_page(cpu: &Cpu, page: Page) -> bool {
+    if cpu.has(Defect::SpeculativeTryGet) {
+        return crate::gup::v5_15::grab::try_get_compound_head(cpu, page, 1).is_some();
+    }
+    let page = compound_head(cpu, page);
+    if cpu.warn_on(page_ref_count(cpu, page) <= 0, "try_get_page", "page_ref_count(page) <= 0") {
+        return false;
+    }
+    page_ref_add(cpu, page, 1);
+    true
+}
+
+/// C: put_page_testzero(), linux/mm.h
+pub fn put_page_testzero(cpu: &Cpu, page: Page) -> bool {
+    let free = frame(cpu, page).refcount.read() == 0;
+    if cpu.bug_on(free, "put_page_testzero", "page_ref_count(page) == 0") {
+        return false;
+    }
+    cpu.step(StepKind::RefDecAndTest, page.0.into(), 0);
+    cpu.touch(page);
+    frame(cpu, page).refcount.sub_and_test(1)
+}
+
+/// C: put_page(), linux/mm.h
+pub fn put_page(cpu: &Cpu, page: Page) {
+    let page = compound_head(cpu, page);
+    if put_page_testzero(cpu, page) {
+        zone::__put_page(cpu, page);
+    }
+}
+
+/// Whether somebody may have pinned the page; small pages answer yes for
+/// 1024 plain references, too. C: page_maybe_dma_pinned(), linux/mm.h
+pub fn page_maybe_dma_pinned(cpu: &Cpu, page: Page) -> bool {
+    if hpage_pincount_available(cpu, page) {
+        return compound_pincount(cpu, page) > 0;
+    }
+    page_ref_count(cpu, compound_head(cpu, page)) as u32 >= GUP_PIN_COUNTING_BIAS as u32
+}
+
+/// Whether the page may be pinned for long where it is.
+/// C: is_pinnable_page(), linux/mm.h
+#[inline]
+pub fn is_pinnable_page(cpu: &Cpu, page: Page) -> bool {
+    let isolate =
+        !cpu.has(Defect::IsolateIsPinnable) && zone::is_migrate_isolate_page(cpu.world, page);
+    !(zone::is_zone_movable_page(cpu.world, page)
+        || zone::is_migrate_cma_page(cpu.world, page)
+        || isolate)
+        || is_zero_page(cpu, page)
+}
+
+/// C: is_zero_pfn(page_to_pfn(page)), linux/pgtable.h
+pub fn is_zero_page(cpu: &Cpu, page: Page) -> bool {
+    page == cpu.world.zero_page()
+}
+
+/// C: PageAnon(), linux/page-flags.h
+pub fn page_anon(cpu: &Cpu, page: Page) -> bool {
+    let head = compound_head(cpu, page);
+    frame(cpu, head).mapping.read() == Mapping::Anon as i32
+}
+
+/// C: page->mapping != NULL
+pub fn page_has_mapping(cpu: &Cpu, page: Page) -> bool {
+    frame(cpu, page).mapping.read() != Mapping::None as i32
+}
+
+/// C: test_bit(flag, &page->flags)
+pub(crate) fn test_flag(cpu: &Cpu, page: Page, flag: Pg) -> bool {
+    cpu.step(StepKind::FlagRead, page.0.into(), flag.bits().into());
+    frame(cpu, page).flags.read() as u32 & flag.bits() != 0
+}
+
+pub(crate) fn set_flag(cpu: &Cpu, page: Page, flag: Pg) {
+    cpu.step(StepKind::FlagSet, page.0.into(), flag.bits().into());
+    frame(cpu, page).flags.or(flag.bits());
+}
+
+pub(crate) fn clear_flag(cpu: &Cpu, page: Page, flag: Pg) {
+    cpu.step(StepKind::FlagSet, page.0.into(), -i64::from(flag.bits()));
+    frame(cpu, page).flags.and_not(flag.bits());
+}
+
+/// C: PageDirty(), linux/page-flags.h
+pub fn page_dirty(cpu: &Cpu, page: Page) -> bool {
+    test_flag(cpu, compound_head(cpu, page), Pg::DIRTY)
+}
+
+/// C: set_page_dirty(), mm/page-writeback.c
+pub fn set_page_dirty(cpu: &Cpu, page: Page) {
+    set_flag(cpu, compound_head(cpu, page), Pg::DIRTY);
+}
+
+/// C: set_page_dirty_lock(), mm/page-writeback.c
+pub fn set_page_dirty_lock(cpu: &Cpu, page: Page) {
+    // Nothing sleeps with a page locked here, so lock_page() never waits.
+    let locked = trylock_page(cpu, page);
+    set_page_dirty(cpu, page);
+    if locked {
+        unlock_page(cpu, page);
+    }
+}
+
+/// C: SetPageReferenced(), linux/page-flags.h
+pub fn set_page_referenced(cpu: &Cpu, page: Page) {
+    set_flag(cpu, compound_head(cpu, page), Pg::REFERENCED);
+}
+
+/// C: mark_page_accessed(), mm/swap.c
+pub fn mark_page_accessed(cpu: &Cpu, page: Page) {
+    set_page_referenced(cpu, page);
+}
+
+/// C: PageLRU(), linux/page-flags.h
+pub fn page_lru(cpu: &Cpu, page: Page) -> bool {
+    test_flag(cpu, compound_head(cpu, page), Pg::LRU)
+}
+
+/// C: trylock_page(), linux/pagemap.h
+pub fn trylock_page(cpu: &Cpu, page: Page) -> bool {
+    let head = compound_head(cpu, page);
+    cpu.step(StepKind::FlagSet, head.0.into(), Pg::LOCKED.bits().into());
+    !frame(cpu, head).flags.test_and_set(Pg::LOCKED.bits())
+}
+
+/// C: unlock_page(), mm/filemap.c
+pub fn unlock_page(cpu: &Cpu, page: Page) {
+    let head = compound_head(cpu, page);
+    cpu.step(StepKind::FlagSet, head.0.into(), -i64::from(Pg::LOCKED.bits()));
+    let was = frame(cpu, head).flags.test_and_clear(Pg::LOCKED.bits());
+    cpu.bug_on(!was, "unlock_page", "!PageLocked(page)");
+}
+
+/// PTEs that map this frame plus PMDs that map the whole page.
+/// C: page_mapcount(), linux/mm.h
+pub fn page_mapcount(cpu: &Cpu, page: Page) -> i32 {
+    cpu.step(StepKind::Mapcount, page.0.into(), 0);
+    let head = compound_head(cpu, page);
+    frame(cpu, page).mapcount.read() + frame(cpu, head).compound_mapcount.read()
+}
+
+/// Mappings of the whole compound page: PMDs once, PTEs of every subpage.
+/// C: total_mapcount(), mm/huge_memory.c
+pub fn total_mapcount(cpu: &Cpu, page: Page) -> i32 {
+    let head = compound_head(cpu, page);
+    cpu.step(StepKind::Mapcount, head.0.into(), 0);
+    let mut n = frame(cpu, head).compound_mapcount.read();
+    for i in 0..compound_nr(cpu, head) {
+        n += frame(cpu, head.nth(i)).mapcount.read();
+    }
+    n
+}
+
+/// Makes the page's contents reachable for the kernel and for devices; some
+/// architectures must export protected memory first, and may fail.
+/// C: arch_make_page_accessible(), linux/mm.h
+pub fn arch_make_page_accessible(cpu: &Cpu, _page: Page) -> Result<(), Errno> {
+    if cpu.should_fail(FailSite::Arch) {
+        cpu.event(Event::ARCH_FAILED);
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Builds a compound page. C: prep_compound_page(), mm/page_alloc.c
+pub fn prep_compound_page(cpu: &Cpu, head: Page, order: u32) {
+    frame(cpu, head).order.set(order as i32);
+    frame(cpu, head).compound_mapcount.set(0);
+    frame(cpu, head).pincount.set(0);
+    set_flag(cpu, head, Pg::HEAD);
+    for i in 1..1u64 << order {
+        // Release: the head's fields are set before a tail points to it;
+        // pairs with the dependent read in compound_head().
+        frame(cpu, head.nth(i)).compound_head.set_release(i32::from(head.0) + 1);
+    }
+}

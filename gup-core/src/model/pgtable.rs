@@ -1,0 +1,629 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Page tables of five levels, the P4D folded into the PGD.
+//!
+//! Duplicated: the bits of an x86-64 entry and what each test looks at
+//! (present includes PROT_NONE entries, a huge PMD counts as present while it
+//! is invalidated); one lock for each table; freeing a table waits until no
+//! CPU is in an interrupts-off section. Customised: tables come from an arena
+//! of their own and hold few entries; swap entries are migration entries
+//! only. Stubbed: TLBs, 1 GiB leaves, hugepd.
+
+use super::cpu::{Cpu, Event, FailSite};
+use super::limits::{
+    PAGE_SHIFT, PAGE_SIZE, PGDIR_SIZE, PMD_SIZE, PTRS_PER_PGD, PTRS_PER_PMD, PTRS_PER_PTE,
+    PTRS_PER_PUD, PUD_SIZE,
+};
+use super::mm::MmId;
+use super::page::Page;
+use super::world::World;
+use crate::atomic::{RawLock, Word64};
+use crate::flags::VmFlags;
+use crate::step::StepKind;
+use crate::sync::Locked;
+
+const PRESENT: u64 = 1 << 0;
+const RW: u64 = 1 << 1;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const PSE: u64 = 1 << 7;
+const PROTNONE: u64 = 1 << 8;
+const SPECIAL: u64 = 1 << 9;
+/// A non-present entry that stands for a page under migration.
+const MIGRATION: u64 = 1 << 10;
+/// A migration entry of a writable mapping.
+const MIGRATION_WRITE: u64 = 1 << 11;
+const FLAGS: u64 = (1 << PAGE_SHIFT) - 1;
+const TABLE: u64 = PRESENT | RW | ACCESSED | DIRTY;
+/// The most entries a table has.
+const PTRS_MAX: usize = PTRS_PER_PTE as usize;
+
+/// The arena of page tables.
+#[derive(Debug)]
+pub struct Tables {
+    slots: Box<[Table]>,
+    used: Locked<u128>,
+}
+
+#[derive(Debug)]
+struct Table {
+    entries: [Word64; PTRS_MAX],
+    lock: RawLock,
+}
+
+impl Tables {
+    pub(crate) fn new(n: u16) -> Self {
+        let table =
+            || Table { entries: std::array::from_fn(|_| Word64::new(0)), lock: RawLock::new() };
+        Tables { slots: (0..n).map(|_| table()).collect(), used: Locked::new(0) }
+    }
+
+    pub(crate) fn reset(&self) {
+        for t in &self.slots {
+            t.entries.iter().for_each(|e| e.set(0));
+            t.lock.reset();
+        }
+        *self.used.lock() = 0;
+    }
+
+    pub(crate) fn copy_from(&self, other: &Tables) {
+        for (to, from) in self.slots.iter().zip(&other.slots) {
+            for (to, from) in to.entries.iter().zip(&from.entries) {
+                to.set(from.read());
+            }
+            to.lock.reset();
+        }
+        *self.used.lock() = *other.used.lock();
+    }
+
+    /// Tables in use.
+    pub(crate) fn in_use(&self) -> u32 {
+        self.used.lock().count_ones()
+    }
+}
+
+/// The place of one entry: a table and an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    table: u16,
+    index: u16,
+}
+
+impl Slot {
+    fn id(self) -> u32 {
+        u32::from(self.table) * PTRS_MAX as u32 + u32::from(self.index)
+    }
+    #[inline]
+    fn word(self, world: &World) -> &Word64 {
+        &world.tables.slots[usize::from(self.table)].entries[usize::from(self.index)]
+    }
+}
+
+macro_rules! level {
+    ($(#[$doc:meta])* $value:ident, $ptr:ident, $kind:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct $value(pub u64);
+
+        #[doc = concat!("Where a [`", stringify!($value), "`] is stored.")]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct $ptr(pub Slot);
+
+        impl $ptr {
+            /// Reads the entry, once. C: READ_ONCE(*ptr)
+            #[inline]
+            pub fn read(self, cpu: &Cpu) -> $value {
+                cpu.step(StepKind::$kind, self.0.id(), 0);
+                // What the entry points to is only reached through it: an
+                // address dependency. Pairs with the release in `set`.
+                $value(self.0.word(cpu.world).read_dependent())
+            }
+            /// Stores an entry. The release orders the set-up of the page or
+            /// table before it, as the kernel's smp_wmb() or page-table lock
+            /// does; pairs with `read`.
+            pub fn set(self, cpu: &Cpu, v: $value) {
+                cpu.step(StepKind::EntrySet, self.0.id(), v.0 as i64);
+                self.0.word(cpu.world).set_release(v.0);
+            }
+            /// Takes the entry out. C: ptep_get_and_clear() and relatives
+            pub fn get_and_clear(self, cpu: &Cpu) -> $value {
+                cpu.step(StepKind::EntryRmw, self.0.id(), 0);
+                $value(self.0.word(cpu.world).xchg(0))
+            }
+            /// Takes the write bit away. C: ptep_set_wrprotect() and
+            /// relatives
+            pub fn set_wrprotect(self, cpu: &Cpu) {
+                cpu.step(StepKind::EntryRmw, self.0.id(), -(RW as i64));
+                self.0.word(cpu.world).and_not(RW);
+            }
+            /// The next entry of the table. C: ptr + 1
+            #[must_use]
+            pub fn next(self) -> Self {
+                $ptr(Slot { index: self.0.index + 1, ..self.0 })
+            }
+        }
+
+        impl $value {
+            /// Nothing there.
+            pub fn none(self) -> bool {
+                self.0 == 0
+            }
+            /// Something there; PROT_NONE and invalidated huge entries, too.
+            pub fn present(self) -> bool {
+                self.0 & (PRESENT | PROTNONE | PSE) != 0
+            }
+            /// Not a pointer to a table.
+            pub fn bad(self) -> bool {
+                self.0 & FLAGS != TABLE
+            }
+        }
+    };
+}
+
+level!(
+    /// C: pgd_t
+    Pgd, PgdPtr, TableRead
+);
+level!(
+    /// C: p4d_t; with the folded P4D it is the PGD's entry.
+    P4d, P4dPtr, TableRead
+);
+level!(
+    /// C: pud_t
+    Pud, PudPtr, TableRead
+);
+level!(
+    /// C: pmd_t
+    Pmd, PmdPtr, TableRead
+);
+level!(
+    /// C: pte_t
+    Pte, PtePtr, PteRead
+);
+
+macro_rules! points_to_table {
+    ($($value:ident),+) => {$(
+        impl $value {
+            /// The table it points to.
+            fn table(self) -> u16 {
+                (self.0 >> PAGE_SHIFT) as u16
+            }
+            fn to_table(table: u16) -> Self {
+                $value(u64::from(table) << PAGE_SHIFT | TABLE)
+            }
+        }
+    )+};
+}
+points_to_table!(P4d, Pud, Pmd);
+
+macro_rules! leaf {
+    ($value:ident) => {
+        impl $value {
+            /// The frame it maps.
+            pub fn pfn(self) -> Page {
+                Page((self.0 >> PAGE_SHIFT) as u16)
+            }
+            /// Writable.
+            pub fn write(self) -> bool {
+                self.0 & RW != 0
+            }
+            /// Written through.
+            pub fn dirty(self) -> bool {
+                self.0 & DIRTY != 0
+            }
+            /// Accessed.
+            pub fn young(self) -> bool {
+                self.0 & ACCESSED != 0
+            }
+            /// Mapped without any access: PROT_NONE, or a NUMA hint.
+            pub fn protnone(self) -> bool {
+                self.0 & (PROTNONE | PRESENT) == PROTNONE
+            }
+            /// Whether user space may access it so without a fault.
+            /// C: pte_access_permitted(), pmd_access_permitted()
+            pub fn access_permitted(self, write: bool) -> bool {
+                self.0 & PRESENT != 0 && (!write || self.write())
+            }
+            /// Stands for a page under migration.
+            pub fn is_migration(self) -> bool {
+                !self.present() && self.0 & MIGRATION != 0
+            }
+            /// The migration entry that stands for this entry.
+            #[must_use]
+            pub fn to_migration(self) -> Self {
+                let write = if self.write() { MIGRATION_WRITE } else { 0 };
+                // Young and dirty survive in the page, PROT_NONE in the VMA.
+                $value(self.0 & !FLAGS | MIGRATION | write)
+            }
+            /// A migration entry of a writable mapping.
+            pub fn migration_write(self) -> bool {
+                self.0 & MIGRATION_WRITE != 0
+            }
+            /// C: *_mkwrite()
+            #[must_use]
+            pub fn mkwrite(self) -> Self {
+                $value(self.0 | RW)
+            }
+            /// C: *_wrprotect()
+            #[must_use]
+            pub fn wrprotect(self) -> Self {
+                $value(self.0 & !RW)
+            }
+            /// C: *_mkdirty()
+            #[must_use]
+            pub fn mkdirty(self) -> Self {
+                $value(self.0 | DIRTY)
+            }
+            /// C: *_mkclean()
+            #[must_use]
+            pub fn mkclean(self) -> Self {
+                $value(self.0 & !DIRTY)
+            }
+            /// C: *_mkyoung()
+            #[must_use]
+            pub fn mkyoung(self) -> Self {
+                $value(self.0 | ACCESSED)
+            }
+            /// C: *_mkold()
+            #[must_use]
+            pub fn mkold(self) -> Self {
+                $value(self.0 & !ACCESSED)
+            }
+            /// Gives the write bit if the VMA has it. C: maybe_mkwrite()
+            #[must_use]
+            pub fn maybe_mkwrite(self, flags: VmFlags) -> Self {
+                if flags.contains(VmFlags::WRITE) { self.mkwrite() } else { self }
+            }
+            /// The same entry under another protection. C: pte_modify()
+            #[must_use]
+            pub fn modify(self, flags: VmFlags) -> Self {
+                $value(self.0 & !(PRESENT | PROTNONE | RW) | prot(flags))
+            }
+        }
+    };
+}
+leaf!(Pte);
+leaf!(Pmd);
+
+/// The protection bits of a VMA: a private mapping never starts writable.
+/// C: vm_get_page_prot(), mm/mmap.c
+fn prot(flags: VmFlags) -> u64 {
+    if !flags.intersects(VmFlags::READ | VmFlags::WRITE) {
+        PROTNONE
+    } else if flags.contains(VmFlags::WRITE | VmFlags::SHARED) {
+        PRESENT | RW
+    } else {
+        PRESENT
+    }
+}
+
+impl Pte {
+    /// An empty entry.
+    pub const NONE: Pte = Pte(0);
+    /// Maps `page` with the protection of a VMA. C: mk_pte()
+    pub fn mk(page: Page, flags: VmFlags) -> Pte {
+        Pte(u64::from(page.0) << PAGE_SHIFT | prot(flags) | ACCESSED)
+    }
+    /// Without a struct page behind it, or not to be touched through it.
+    pub fn special(self) -> bool {
+        self.0 & SPECIAL != 0
+    }
+    /// C: pte_mkspecial()
+    #[must_use]
+    pub fn mkspecial(self) -> Pte {
+        Pte(self.0 | SPECIAL)
+    }
+    /// C: pte_devmap(); there is no device memory yet.
+    pub fn devmap(self) -> bool {
+        false
+    }
+}
+
+impl Pmd {
+    /// Maps the THP `page` with the protection of a VMA. C: mk_huge_pmd()
+    pub fn mk_huge(page: Page, flags: VmFlags) -> Pmd {
+        Pmd(u64::from(page.0) << PAGE_SHIFT | prot(flags) | ACCESSED | PSE)
+    }
+    /// A THP. C: pmd_trans_huge()
+    pub fn trans_huge(self) -> bool {
+        self.0 & PSE != 0
+    }
+    /// A huge leaf as hugetlbfs makes them: any leaf that is not a table.
+    /// C: pmd_huge(), arch/x86/mm/hugetlbpage.c
+    pub fn huge(self) -> bool {
+        !self.none() && self.0 & (PRESENT | PSE) != PRESENT
+    }
+    /// C: pmd_devmap(); there is no device memory yet.
+    pub fn devmap(self) -> bool {
+        false
+    }
+}
+
+impl Pud {
+    /// C: pud_huge(); there are no 1 GiB leaves yet.
+    pub fn huge(self) -> bool {
+        false
+    }
+    /// C: pud_devmap(); there is no device memory yet.
+    pub fn devmap(self) -> bool {
+        false
+    }
+}
+
+macro_rules! addr_end {
+    ($name:ident, $size:ident) => {
+        /// The end of the range, or of the entry that `addr` is in.
+        #[doc = concat!("C: ", stringify!($name), "(), linux/pgtable.h")]
+        #[inline]
+        pub fn $name(addr: u64, end: u64) -> u64 {
+            ((addr + $size) & !($size - 1)).min(end)
+        }
+    };
+}
+addr_end!(pgd_addr_end, PGDIR_SIZE);
+addr_end!(pud_addr_end, PUD_SIZE);
+addr_end!(pmd_addr_end, PMD_SIZE);
+
+/// C: p4d_addr_end(), folded
+#[inline]
+pub fn p4d_addr_end(_addr: u64, end: u64) -> u64 {
+    end
+}
+
+fn index(addr: u64, size: u64, entries: u64) -> u16 {
+    (addr / size % entries) as u16
+}
+
+/// C: pgd_offset(), linux/pgtable.h
+#[inline]
+pub fn pgd_offset(cpu: &Cpu, mm: MmId, addr: u64) -> PgdPtr {
+    let table = (cpu.world.mm(mm).pgd.read() - 1) as u16;
+    PgdPtr(Slot { table, index: index(addr, PGDIR_SIZE, PTRS_PER_PGD) })
+}
+
+/// C: p4d_offset(), p4d_offset_lockless(); folded
+#[inline]
+pub fn p4d_offset(pgdp: PgdPtr) -> P4dPtr {
+    P4dPtr(pgdp.0)
+}
+
+/// C: pud_offset_lockless(), linux/pgtable.h
+#[inline]
+pub fn pud_offset(p4d: P4d, addr: u64) -> PudPtr {
+    PudPtr(Slot { table: p4d.table(), index: index(addr, PUD_SIZE, PTRS_PER_PUD) })
+}
+
+/// C: pmd_offset_lockless(), linux/pgtable.h
+#[inline]
+pub fn pmd_offset(pud: Pud, addr: u64) -> PmdPtr {
+    PmdPtr(Slot { table: pud.table(), index: index(addr, PMD_SIZE, PTRS_PER_PMD) })
+}
+
+/// C: pte_offset_map(), linux/pgtable.h
+#[inline]
+pub fn pte_offset_map(pmd: Pmd, addr: u64) -> PtePtr {
+    PtePtr(Slot { table: pmd.table(), index: index(addr, PAGE_SIZE, PTRS_PER_PTE) })
+}
+
+/// A page-table lock. C: spinlock_t *ptl
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ptl(u16);
+
+/// C: spin_lock(ptl), linux/spinlock.h
+pub fn spin_lock(cpu: &Cpu, ptl: Ptl) {
+    cpu.step(StepKind::Lock, ptl.0.into(), 0);
+    let bit = 1u128 << ptl.0;
+    if cpu.bug_on(cpu.held.get() & bit != 0, "spin_lock", "possible recursive locking detected") {
+        return;
+    }
+    cpu.world.tables.slots[usize::from(ptl.0)].lock.write();
+    cpu.held.set(cpu.held.get() | bit);
+}
+
+/// C: spin_unlock(ptl), linux/spinlock.h
+pub fn spin_unlock(cpu: &Cpu, ptl: Ptl) {
+    cpu.step(StepKind::Unlock, ptl.0.into(), 0);
+    let bit = 1u128 << ptl.0;
+    if cpu.bug_on(cpu.held.get() & bit == 0, "spin_unlock", "bad unlock balance detected") {
+        return;
+    }
+    cpu.held.set(cpu.held.get() & !bit);
+    cpu.world.tables.slots[usize::from(ptl.0)].lock.write_unlock();
+}
+
+/// C: assert_spin_locked(pmd_lockptr(mm, pmd))
+pub fn assert_spin_locked(cpu: &Cpu, pmdp: PmdPtr, function: &'static str) {
+    let held = cpu.held.get() & 1 << pmdp.0.table != 0;
+    cpu.bug_on(!held, function, "the PMD lock is not held");
+}
+
+/// C: pmd_lock(), linux/mm.h
+pub fn pmd_lock(cpu: &Cpu, pmdp: PmdPtr) -> Ptl {
+    let ptl = Ptl(pmdp.0.table);
+    spin_lock(cpu, ptl);
+    ptl
+}
+
+/// Locks the table that `pmd` points to. C: pte_offset_map_lock(), linux/mm.h
+pub fn pte_offset_map_lock(cpu: &Cpu, pmd: Pmd, addr: u64) -> (PtePtr, Ptl) {
+    let ptl = Ptl(pmd.table());
+    spin_lock(cpu, ptl);
+    (pte_offset_map(pmd, addr), ptl)
+}
+
+/// C: pte_unmap_unlock(), linux/mm.h
+pub fn pte_unmap_unlock(cpu: &Cpu, _ptep: PtePtr, ptl: Ptl) {
+    spin_unlock(cpu, ptl);
+}
+
+/// A fresh, empty table; `None` and an event if there are none.
+fn table_alloc(cpu: &Cpu) -> Option<u16> {
+    let table = if cpu.should_fail(FailSite::Alloc) { None } else { table_take(cpu) };
+    if table.is_none() {
+        cpu.event(Event::ALLOC_FAILED);
+    }
+    table
+}
+
+fn table_take(cpu: &Cpu) -> Option<u16> {
+    let tables = &cpu.world.tables;
+    let mut used = tables.used.lock();
+    let n = used.trailing_ones();
+    if n as usize >= tables.slots.len() {
+        return None;
+    }
+    *used |= 1 << n;
+    Some(n as u16)
+}
+
+/// Frees a table that no entry points to any more, after every CPU that may
+/// still walk it with interrupts off has left.
+/// C: tlb_remove_table(), mm/mmu_gather.c
+fn table_free(cpu: &Cpu, table: u16) {
+    tlb_remove_table_sync(cpu);
+    let t = &cpu.world.tables.slots[usize::from(table)];
+    t.entries.iter().for_each(|e| e.set(0));
+    *cpu.world.tables.used.lock() &= !(1 << table);
+}
+
+/// Waits until no other CPU is in an interrupts-off section. A CPU that waits
+/// with its own interrupts off would deadlock: that is a bug.
+/// C: tlb_remove_table_sync_one(), mm/mmu_gather.c
+pub(crate) fn tlb_remove_table_sync(cpu: &Cpu) {
+    let at = "tlb_remove_table_sync_one";
+    if cpu.bug_on(cpu.irqs_off.get() != 0, at, "waiting for an IPI with interrupts off") {
+        return;
+    }
+    #[cfg(not(loom))]
+    while cpu.world.irqs_off.add_return(0) != 0 {
+        crate::sync::yield_now();
+    }
+    #[cfg(loom)]
+    while cpu.world.irqs_off.add_return(0) != 0 {
+        loom::thread::yield_now();
+    }
+}
+
+/// Gives `mm` an empty PGD. C: pgd_alloc(), arch/x86/mm/pgtable.c
+pub(crate) fn pgd_alloc(cpu: &Cpu, mm: MmId) -> bool {
+    let Some(table) = table_alloc(cpu) else { return false };
+    cpu.world.mm(mm).pgd.set(i32::from(table) + 1);
+    true
+}
+
+/// The PMD slot for `addr`, with the tables above it made as needed; `None`
+/// if one could not be had. C: pud_alloc(), pmd_alloc(), mm/memory.c
+pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
+    let p4dp = p4d_offset(pgd_offset(cpu, mm, addr));
+    let mut p4d = p4dp.read(cpu);
+    if p4d.none() {
+        p4d = P4d::to_table(table_alloc(cpu)?);
+        p4dp.set(cpu, p4d);
+    }
+    let pudp = pud_offset(p4d, addr);
+    let mut pud = pudp.read(cpu);
+    if pud.none() {
+        pud = Pud::to_table(table_alloc(cpu)?);
+        pudp.set(cpu, pud);
+    }
+    Some(pmd_offset(pud, addr))
+}
+
+/// Makes a PTE table under an empty PMD; false if there is no memory.
+/// C: pte_alloc(), linux/mm.h
+pub fn pte_alloc(cpu: &Cpu, pmdp: PmdPtr) -> bool {
+    if !pmdp.read(cpu).none() {
+        return true;
+    }
+    let Some(table) = table_alloc(cpu) else { return false };
+    pmdp.set(cpu, Pmd::to_table(table));
+    true
+}
+
+/// The PTE table that the kernel deposited when it mapped a THP, so that a
+/// split cannot fail. The model takes it from the arena now, which holds all
+/// the tables that its address spaces can need.
+/// C: pgtable_trans_huge_withdraw(), mm/pgtable-generic.c
+pub(crate) fn pgtable_trans_huge_withdraw(cpu: &Cpu) -> Pmd {
+    Pmd::to_table(table_take(cpu).expect("Limits::tables covers every address space"))
+}
+
+/// C: pte_free(), for a table that was never linked.
+pub(crate) fn pte_free(cpu: &Cpu, table: Pmd) {
+    table_free(cpu, table.table());
+}
+
+/// The PMD slot for `addr` if all tables above it exist.
+/// C: mm_find_pmd(), mm/rmap.c (without its test for a present table)
+pub fn mm_find_pmd(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
+    let p4d = p4d_offset(pgd_offset(cpu, mm, addr)).read(cpu);
+    if p4d.none() {
+        return None;
+    }
+    let pud = pud_offset(p4d, addr).read(cpu);
+    (!pud.none()).then(|| pmd_offset(pud, addr))
+}
+
+/// Frees the PTE table under a PMD, if there is one. All its entries must be
+/// empty. C: free_pte_range(), mm/memory.c
+pub(crate) fn free_pte_range(cpu: &Cpu, pmdp: PmdPtr) {
+    let pmd = pmdp.read(cpu);
+    if pmd.none() || pmd.trans_huge() {
+        return;
+    }
+    pmdp.get_and_clear(cpu);
+    table_free(cpu, pmd.table());
+}
+
+/// Frees the PUD and PMD tables of an mm and its PGD.
+/// C: free_pgtables(), pgd_free()
+pub(crate) fn free_upper_tables(cpu: &Cpu, mm: MmId) {
+    for g in 0..PTRS_PER_PGD {
+        let p4dp = p4d_offset(pgd_offset(cpu, mm, g * PGDIR_SIZE));
+        let p4d = p4dp.get_and_clear(cpu);
+        if p4d.none() {
+            continue;
+        }
+        for u in 0..PTRS_PER_PUD {
+            let pud = pud_offset(p4d, u * PUD_SIZE).get_and_clear(cpu);
+            if !pud.none() {
+                table_free(cpu, pud.table());
+            }
+        }
+        table_free(cpu, p4d.table());
+    }
+    let pgd = &cpu.world.mm(mm).pgd;
+    table_free(cpu, (pgd.read() - 1) as u16);
+    pgd.set(0);
+}
+
+/// How an address is mapped, for observers: the frame and whether a store
+/// would go through, as the hardware would see it.
+pub fn hardware_walk(cpu: &Cpu, mm: MmId, addr: u64) -> Option<(Page, bool)> {
+    let pmdp = mm_find_pmd(cpu, mm, addr)?;
+    let pmd = pmdp.read(cpu);
+    if pmd.trans_huge() {
+        let sub = index(addr, PAGE_SIZE, PTRS_PER_PTE);
+        return pmd.access_permitted(false).then(|| (pmd.pfn().nth(sub.into()), pmd.write()));
+    }
+    if pmd.none() {
+        return None;
+    }
+    let pte = pte_offset_map(pmd, addr).read(cpu);
+    (pte.access_permitted(false) && !(pte.special() && pte.pfn() != cpu.world.zero_page()))
+        .then(|| (pte.pfn(), pte.write()))
+}
+
+/// The frame an address is mapped to by any kind of leaf but a raw frame
+/// number, PROT_NONE included; for observers.
+pub fn mapped_page(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Page> {
+    let pmd = mm_find_pmd(cpu, mm, addr)?.read(cpu);
+    if pmd.trans_huge() {
+        return Some(pmd.pfn().nth(index(addr, PAGE_SIZE, PTRS_PER_PTE).into()));
+    }
+    if pmd.none() {
+        return None;
+    }
+    let pte = pte_offset_map(pmd, addr).read(cpu);
+    let raw = pte.special() && pte.pfn() != cpu.world.zero_page();
+    (pte.present() && !raw).then(|| pte.pfn())
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! All shared state of one run.
+
+use super::limits::{Limits, MAX_CPUS};
+use super::lru::Lru;
+use super::mm::{Mm, MmId};
+use super::page::{Mapping, Page, PageFrame};
+use super::pgtable::Tables;
+use super::vmstat::NodeStat;
+use super::zone::Zone;
+use crate::atomic::{Atomic32, Word64};
+use crate::flags::Pg;
+use crate::sync::Locked;
+
+/// The shared state: page frames, page tables, address spaces, LRU batches,
+/// free lists, statistics.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) limits: Limits,
+    frames: Box<[PageFrame]>,
+    pub(crate) tables: Tables,
+    pub(crate) mms: Box<[Mm]>,
+    pub(crate) zone: Locked<Zone>,
+    pub(crate) lru: Locked<Lru>,
+    /// Pageblocks of type MIGRATE_ISOLATE, one bit each.
+    pub(crate) isolated_blocks: Atomic32,
+    pub(crate) vmstat: [Word64; NodeStat::COUNT],
+    /// CPUs inside an interrupts-off section.
+    pub(crate) irqs_off: Atomic32,
+}
+
+impl World {
+    /// An empty world: all memory free, no address space alive.
+    pub fn new(limits: Limits) -> Self {
+        let world = World {
+            limits,
+            frames: (0..limits.frames).map(|_| PageFrame::new()).collect(),
+            tables: Tables::new(limits.tables),
+            mms: (0..limits.mms).map(|_| Mm::new()).collect(),
+            zone: Locked::new(Zone::new(&limits)),
+            lru: Locked::new(Lru::new()),
+            isolated_blocks: Atomic32::new(0),
+            vmstat: std::array::from_fn(|_| Word64::new(0)),
+            irqs_off: Atomic32::new(0),
+        };
+        debug_assert!(usize::from(limits.cpus) <= MAX_CPUS);
+        world.set_up_zero_page();
+        world
+    }
+
+    /// The zero page belongs to the kernel and is never freed.
+    fn set_up_zero_page(&self) {
+        let zero = self.frame(self.zero_page());
+        zero.refcount.set(1);
+        zero.flags.set(Pg::RESERVED.bits() as i32);
+    }
+
+    /// Back to the state of [`World::new`], in place.
+    pub fn reset(&self) {
+        for f in &self.frames {
+            f.copy_from(&PageFrame::new());
+        }
+        self.set_up_zero_page();
+        self.tables.reset();
+        for mm in &self.mms {
+            mm.reset();
+        }
+        *self.zone.lock() = Zone::new(&self.limits);
+        *self.lru.lock() = Lru::new();
+        self.isolated_blocks.set(0);
+        for v in &self.vmstat {
+            v.set(0);
+        }
+        self.irqs_off.set(0);
+    }
+
+    /// Makes this world a copy of `other`, which must be at rest and have
+    /// the same limits.
+    pub fn copy_from(&self, other: &World) {
+        assert_eq!(self.limits, other.limits, "worlds of different sizes");
+        for (to, from) in self.frames.iter().zip(&other.frames) {
+            to.copy_from(from);
+        }
+        self.tables.copy_from(&other.tables);
+        for (to, from) in self.mms.iter().zip(&other.mms) {
+            to.copy_from(from);
+        }
+        *self.zone.lock() = other.zone.lock().clone();
+        *self.lru.lock() = other.lru.lock().clone();
+        self.isolated_blocks.set(other.isolated_blocks.read());
+        for (to, from) in self.vmstat.iter().zip(&other.vmstat) {
+            to.set(from.read());
+        }
+        self.irqs_off.set(other.irqs_off.read());
+    }
+
+    /// The sizes it was built with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    #[inline]
+    pub(crate) fn frame(&self, page: Page) -> &PageFrame {
+        &self.frames[usize::from(page.0)]
+    }
+
+    #[inline]
+    pub(crate) fn mm(&self, mm: MmId) -> &Mm {
+        &self.mms[usize::from(mm.0)]
+    }
+
+    /// The shared page of zeroes. C: ZERO_PAGE(0)
+    pub fn zero_page(&self) -> Page {
+        Page(0)
+    }
+
+    /// Every frame.
+    pub fn pages(&self) -> impl Iterator<Item = Page> + use<> {
+        (0..self.limits.frames).map(Page)
+    }
+
+    /// A statistic.
+    pub fn node_stat(&self, item: NodeStat) -> i64 {
+        self.vmstat[item as usize].read() as i64
+    }
+
+    /// What can be seen of a page without taking a step: for observers of a
+    /// world at rest.
+    pub fn look(&self, page: Page) -> PageView {
+        let f = self.frame(page);
+        let flags = Pg::from_bits_retain(f.flags.read() as u32);
+        let head = match f.compound_head.read() {
+            0 => page,
+            head => Page((head - 1) as u16),
+        };
+        let mapping = self.frame(head).mapping.read();
+        PageView {
+            page,
+            head,
+            order: if flags.contains(Pg::HEAD) { f.order.read() as u32 } else { 0 },
+            refcount: f.refcount.read(),
+            mapcount: f.mapcount.read(),
+            compound_mapcount: f.compound_mapcount.read(),
+            pincount: f.pincount.read(),
+            flags,
+            anon: mapping == Mapping::Anon as i32,
+            driver: mapping == Mapping::Driver as i32,
+            epoch: f.epoch.read() as u32,
+            data: f.data.read(),
+        }
+    }
+
+    /// The page's reference count, for observers.
+    #[inline]
+    pub fn refcount(&self, page: Page) -> i32 {
+        self.frame(page).refcount.read()
+    }
+
+    /// How often the frame was allocated, for observers.
+    #[inline]
+    pub fn epoch(&self, page: Page) -> u32 {
+        self.frame(page).epoch.read() as u32
+    }
+
+    /// The frames that are free, one bit each.
+    pub fn free_frames(&self) -> u128 {
+        self.zone.lock().free
+    }
+
+    /// How many references the per-CPU LRU batches hold on each page of
+    /// `set`, added up page by page into `add`.
+    pub fn for_each_batched(&self, mut add: impl FnMut(Page)) {
+        self.lru.lock().batched().for_each(&mut add);
+    }
+
+    /// Whether any CPU's LRU batch holds a page.
+    pub fn lru_batches_empty(&self) -> bool {
+        self.lru.lock().batched().next().is_none()
+    }
+}
+
+/// A page as an observer sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageView {
+    /// The page itself.
+    pub page: Page,
+    /// The head of its compound page, or itself.
+    pub head: Page,
+    /// On a head: the order of the compound page. Else 0.
+    pub order: u32,
+    /// The reference count (of this very frame: 0 on tails).
+    pub refcount: i32,
+    /// PTEs that map this frame.
+    pub mapcount: i32,
+    /// On a head: PMDs that map the whole page.
+    pub compound_mapcount: i32,
+    /// On a head of order > 1: pins.
+    pub pincount: i32,
+    /// Page flags.
+    pub flags: Pg,
+    /// Anonymous memory.
+    pub anon: bool,
+    /// A driver's buffer.
+    pub driver: bool,
+    /// How often the frame was allocated.
+    pub epoch: u32,
+    /// The data token.
+    pub data: u64,
+}

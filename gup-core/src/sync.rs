@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The one switch between real threads and loom.
+//!
+//! Nothing else in the crate names `std::sync` or `loom`, so a model checked
+//! by loom and a world fuzzed at full speed are built from the same text.
+#![allow(clippy::disallowed_types)]
+
+#[cfg(loom)]
+pub use loom::sync::Arc;
+#[cfg(loom)]
+pub(crate) use loom::sync::Condvar;
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub use std::sync::Arc;
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub(crate) use std::{hint::spin_loop, sync::atomic::fence, thread::yield_now};
+
+/// State that is reached only under a lock of its own: the model's internals,
+/// such as free lists. What the port touches has primitives of its own.
+#[derive(Debug)]
+pub(crate) struct Locked<T>(Mutex<T>);
+
+impl<T> Locked<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+    /// Takes the lock. A panic while it was held is a mistake of ours that
+    /// has been reported already, so poisoning is ignored.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
