@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | atomic_read/set, READ_ONCE, WRITE_ONCE | none | Relaxed |
 //! | atomic_add/sub/inc without value | none | Relaxed RMW |
-//! | RMW that returns a value, successful cmpxchg | full | see [`full_before`] |
+//! | RMW that returns a value, successful cmpxchg | full | see below |
 //! | failed cmpxchg or add_unless | none | no fence after it |
 //! | smp_load_acquire, smp_store_release, locks | acquire, release | the same |
 //! | smp_rmb, smp_wmb | read-read, write-write | Acquire, Release fence (a little stronger) |
@@ -227,6 +227,14 @@ impl Word64 {
     #[inline]
     pub fn and_not(&self, bits: u64) {
         self.0.fetch_and(!bits, Relaxed);
+    }
+    /// Clears bits and returns the word before. C: a cmpxchg() loop
+    #[inline]
+    pub fn fetch_and_not(&self, bits: u64) -> u64 {
+        full_before();
+        let old = self.0.fetch_and(!bits, FULL);
+        full_after();
+        old
     }
     /// Adds (no ordering). C: atomic_long_add()
     #[inline]

@@ -253,9 +253,31 @@ defects! {
             release: "v5.19-rc1",
         },
         in_v5_15: true,
-        what: "is_pinnable_page() knows MIGRATE_CMA but not MIGRATE_ISOLATE, the \
+        what: "(with its repair 034e5afad921, which pins the zero page again) \
+               is_pinnable_page() knows MIGRATE_CMA but not MIGRATE_ISOLATE, the \
                type of a CMA pageblock while it is being allocated",
         oracles: &["placement"],
+        reach: Reach::Sequence,
+    };
+    /// GUP-fast goes on behind a page that the architecture refused.
+    ArchErrorIsSuccess = DefectInfo {
+        slug: "arch-error-is-success",
+        introduced: Some(Commit {
+            id: "f28d43636d6f",
+            subject: "mm/gup/writeback: add callbacks for inaccessible pages",
+            release: "v5.7-rc1",
+        }),
+        fixed: Commit {
+            id: "7cad96ae59b3",
+            subject: "mm/gup: fix handling of errors from arch_make_folio_accessible() in \
+                      follow_page_pte()",
+            release: "v6.18-rc1",
+        },
+        in_v5_15: true,
+        what: "gup_pte_range() returns the error of arch_make_page_accessible() \
+               where 0 means failure: the walk goes on in the next table, and \
+               later pages land in the places of earlier ones",
+        oracles: &["result-array"],
         reach: Reach::Sequence,
     };
 }
@@ -274,7 +296,7 @@ pub struct ProposalInfo {
 /// A change that was discussed on the list and never merged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Proposal {
-    /// "mm/gup: skip pinnable check for refs==1", linux-mm, 2022-02-01.
+    /// "mm/gup: skip pinnable check for refs==1", linux-mm, 2022-01-31.
     SkipCheckForSingleRef,
     /// The same thread, repair (a).
     CheckInFastWalkers,
@@ -399,11 +421,13 @@ impl fmt::Display for Kernel {
         if all_fixed {
             f.write_str(" fixed")?;
         }
-        for d in open().filter(|&d| !all_fixed && !self.has(d)) {
-            write!(f, " with {}", d.info().fixed.id)?;
-        }
-        for d in self.defects().filter(|d| !d.info().in_v5_15) {
-            write!(f, " without {}", d.info().fixed.id)?;
+        for d in Defect::ALL.iter().copied() {
+            let expected = d.info().in_v5_15 && !all_fixed;
+            match (self.has(d), expected) {
+                (true, false) => write!(f, " without {}", d.info().fixed.id)?,
+                (false, true) => write!(f, " with {}", d.info().fixed.id)?,
+                _ => {}
+            }
         }
         for p in self.proposals() {
             write!(f, " with proposal:{}", p.info().slug)?;

@@ -10,7 +10,7 @@ use std::fmt;
 use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
 use crate::model::mm::{MmId, mm_alive, mmap_lock_holders};
 use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
-use crate::model::pgtable::{mapped_page, mm_find_pmd};
+use crate::model::pgtable::leaf_at;
 use crate::model::vmstat::NodeStat;
 use crate::model::{Cpu, World};
 
@@ -21,7 +21,9 @@ pub struct Broken {
     pub oracle: &'static str,
     /// The page it is about, if it is about one.
     pub page: Option<Page>,
-    /// What is the case and what should be.
+    /// What should be.
+    pub rule: &'static str,
+    /// What is the case.
     pub what: String,
 }
 
@@ -31,9 +33,12 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Builds an `Err` for a page.
-fn broken(oracle: &'static str, page: Page, what: String) -> Result<(), Broken> {
-    Err(Broken { oracle, page: Some(page), what })
+const COUNTS: &str = "every reference, mapping and pin is counted exactly once";
+const ALL_FREE: &str = "after tear-down every page and table is free";
+
+/// Builds an `Err` of the rule `accounting` for a page.
+fn broken(rule: &'static str, page: Page, what: String) -> Result<(), Broken> {
+    Err(Broken { oracle: "accounting", page: Some(page), rule, what })
 }
 
 /// What somebody outside the world holds on one page: on a compound page, on
@@ -51,40 +56,70 @@ pub struct Owned {
 ///
 /// # Errors
 /// The rule `accounting`, with both numbers.
+#[inline]
 pub fn counts_add_up(world: &World, head: Page, owned: Owned) -> Result<(), Broken> {
-    let v = world.look(head);
-    if v.head != head {
-        return broken("accounting", head, format!("page {} is a tail", head.0));
+    let batched = world.batched().filter(|&p| p == head).count() as i32;
+    counts_add_up_with(world, head, owned, batched)
+}
+
+/// [`counts_add_up`] for callers that know how many references the LRU
+/// batches hold on the page.
+///
+/// # Errors
+/// As there.
+#[inline]
+pub fn counts_add_up_with(
+    world: &World,
+    head: Page,
+    owned: Owned,
+    batched: i32,
+) -> Result<(), Broken> {
+    let expected = Expected::of(world, head, owned, batched);
+    let frame = world.frame(head);
+    if frame.refcount.read() == expected.refcount && frame.pincount.read() == expected.pincount {
+        return Ok(());
     }
-    let mut mapped = v.compound_mapcount;
-    for i in 0..1u64 << v.order {
-        mapped += world.look(head.nth(i)).mapcount;
+    expected.differs(world, head, owned)
+}
+
+/// What the counts of a head should be.
+struct Expected {
+    refcount: i32,
+    pincount: i32,
+    mapped: i32,
+    batched: i32,
+}
+
+impl Expected {
+    fn of(world: &World, head: Page, owned: Owned, batched: i32) -> Self {
+        let nr = u64::from(world.span_of(head).count_ones());
+        let mut mapped = world.frame(head).compound_mapcount.read();
+        for i in 0..nr {
+            mapped += world.frame(head.nth(i)).mapcount.read();
+        }
+        // A page of order > 1 counts its pins by themselves.
+        let (pin_refs, pincount) =
+            if nr > 2 { (owned.pins, owned.pins) } else { (owned.pins * GUP_PIN_COUNTING_BIAS, 0) };
+        let kernel = i32::from(head == world.zero_page());
+        let refcount = mapped + batched + kernel + owned.gets + pin_refs;
+        Expected { refcount, pincount, mapped, batched }
     }
-    let mut batched = 0;
-    world.for_each_batched(|p| batched += i32::from(p == head));
-    let kernel = i32::from(head == world.zero_page());
-    let (pin_refs, pincount) = if v.order > 1 {
-        (owned.pins, owned.pins)
-    } else {
-        (owned.pins * GUP_PIN_COUNTING_BIAS, 0)
-    };
-    let expected = mapped + batched + kernel + owned.gets + pin_refs;
-    if v.refcount != expected {
-        let what = format!(
-            "page {} has refcount {}, expected {expected}: {mapped} mapped, {batched} in LRU \
-             batches, {} got, {} pinned",
-            head.0,
-            v.refcount,
-            owned.gets + kernel,
-            owned.pins,
-        );
-        return broken("accounting", head, what);
+
+    #[cold]
+    fn differs(&self, world: &World, head: Page, owned: Owned) -> Result<(), Broken> {
+        let v = world.look(head);
+        let Expected { refcount, pincount, mapped, batched } = self;
+        let what = if v.refcount == *refcount {
+            format!("page {} has pincount {} instead of {pincount}", head.0, v.pincount)
+        } else {
+            format!(
+                "page {} has refcount {} instead of {refcount}: {mapped} mapped, {batched} in LRU \
+                 batches, {} got, {} pinned",
+                head.0, v.refcount, owned.gets, owned.pins,
+            )
+        };
+        broken(COUNTS, head, what)
     }
-    if v.pincount != pincount {
-        let what = format!("page {} has pincount {}, expected {pincount}", head.0, v.pincount);
-        return broken("accounting", head, what);
-    }
-    Ok(())
 }
 
 /// Whether as many pins were counted in and out of the statistics as are
@@ -99,9 +134,9 @@ pub fn pin_statistics(world: &World, pins: i64) -> Result<(), Broken> {
         return Ok(());
     }
     let what = format!(
-        "nr_foll_pin_acquired {acquired} - nr_foll_pin_released {released}, expected {pins} pins"
+        "nr_foll_pin_acquired {acquired} - nr_foll_pin_released {released}, {pins} pins held"
     );
-    Err(Broken { oracle: "accounting", page: None, what })
+    Err(Broken { oracle: "accounting", page: None, rule: "acquired - released = pins held", what })
 }
 
 /// Whether this CPU left locks, interrupts or task flags behind, and whether
@@ -110,7 +145,8 @@ pub fn pin_statistics(world: &World, pins: i64) -> Result<(), Broken> {
 /// # Errors
 /// The rule `locking`, or `accounting` for pages still isolated.
 pub fn nothing_left_behind(cpu: &Cpu) -> Result<(), Broken> {
-    let fail = |oracle, what: String| Err(Broken { oracle, page: None, what });
+    let rule = "an op leaves no lock held and no page isolated";
+    let fail = |oracle, what: String| Err(Broken { oracle, page: None, rule, what });
     if let Some(what) = cpu.left_behind() {
         return fail("locking", what.into());
     }
@@ -122,7 +158,7 @@ pub fn nothing_left_behind(cpu: &Cpu) -> Result<(), Broken> {
     }
     let isolated = cpu.world.node_stat(NodeStat::NR_ISOLATED_ANON);
     if isolated != 0 {
-        return fail("accounting", format!("nr_isolated_anon is {isolated}, expected 0"));
+        return fail("accounting", format!("nr_isolated_anon is {isolated}"));
     }
     Ok(())
 }
@@ -137,10 +173,10 @@ pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
     let mut found = vec![(0, 0); usize::from(world.limits().frames)];
     for mm in (0..world.limits().mms).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
         for addr in (0..TASK_PAGES).map(|n| n * PAGE_SIZE) {
-            let Some(page) = mapped_page(cpu, mm, addr) else { continue };
-            let huge = mm_find_pmd(cpu, mm, addr).is_some_and(|p| p.read(cpu).trans_huge());
+            let Some(leaf) = leaf_at(cpu, mm, addr) else { continue };
+            let Some(page) = leaf.counted(world) else { continue };
             let count = &mut found[usize::from(page.0)];
-            if !huge {
+            if !leaf.huge {
                 count.0 += 1;
             } else if world.look(page).head == page {
                 count.1 += 1;
@@ -155,7 +191,7 @@ pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
                 "page {} has mapcount {} and compound_mapcount {}, but {} PTEs and {} PMDs map it",
                 page.0, v.mapcount, v.compound_mapcount, count.0, count.1
             );
-            return broken("accounting", page, what);
+            return broken(COUNTS, page, what);
         }
     }
     Ok(())
@@ -173,12 +209,12 @@ pub fn everything_free(world: &World) -> Result<(), Broken> {
         let zero = page == world.zero_page();
         if refcount != i32::from(zero) || (!zero && empty & page.bit() == 0) {
             let what = format!("page {} has refcount {refcount} after all was given back", page.0);
-            return broken("accounting", page, what);
+            return broken(COUNTS, page, what);
         }
     }
     if world.tables.in_use() != 0 {
         let what = format!("{} page tables are left", world.tables.in_use());
-        return Err(Broken { oracle: "accounting", page: None, what });
+        return Err(Broken { oracle: "accounting", page: None, rule: ALL_FREE, what });
     }
     Ok(())
 }

@@ -93,6 +93,8 @@ bitflags::bitflags! {
         const SIGNALLED = 1 << 5;
         /// The op ran out of its budget of steps.
         const OUT_OF_BUDGET = 1 << 6;
+        /// A migration was made to fail.
+        const MIGRATE_INJECTED = 1 << 7;
     }
 
     /// Task flags. C: PF_*, linux/sched.h

@@ -89,7 +89,7 @@ fn copy_pmd(
     }
     let dst_pmdp = pmd_alloc(cpu, dst.mm, addr).ok_or(Errno::ENOMEM)?;
     if pmd.trans_huge() {
-        match copy_huge_pmd(cpu, dst_pmdp, src_pmdp, src, addr) {
+        match copy_huge_pmd(cpu, dst_pmdp, src_pmdp, src) {
             Err(Errno::EAGAIN) => {}
             done => return done,
         }

@@ -61,13 +61,7 @@ pub(crate) fn do_huge_pmd_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, add
 
 /// A write to a write-protected THP. C: do_huge_pmd_wp_page(),
 /// mm/huge_memory.c, v5.15
-pub(crate) fn do_huge_pmd_wp_page(
-    cpu: &Cpu,
-    vma: &Vma,
-    pmdp: PmdPtr,
-    addr: u64,
-    orig: Pmd,
-) -> VmFault {
+pub(crate) fn do_huge_pmd_wp_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, orig: Pmd) -> VmFault {
     let ptl = pmd_lock(cpu, pmdp);
     if pmdp.read(cpu) != orig {
         spin_unlock(cpu, ptl);
@@ -87,20 +81,32 @@ pub(crate) fn do_huge_pmd_wp_page(
         return VmFault::WRITE;
     }
     spin_unlock(cpu, ptl);
-    split_huge_pmd(cpu, vma, pmdp, addr);
+    split_huge_pmd(cpu, vma, pmdp);
     VmFault::FALLBACK
 }
 
-/// Marks a THP's entry accessed, for a fault that found nothing to do.
-/// C: huge_pmd_set_accessed(), touch_pmd()
+/// A fault on a THP that found nothing to do.
+/// C: huge_pmd_set_accessed(), mm/huge_memory.c
+pub(crate) fn huge_pmd_set_accessed(cpu: &Cpu, pmdp: PmdPtr, orig: Pmd, write: bool) {
+    let ptl = pmd_lock(cpu, pmdp);
+    if pmdp.read(cpu) == orig {
+        touch_pmd(cpu, pmdp, write);
+    }
+    spin_unlock(cpu, ptl);
+}
+
+/// Marks a THP's entry accessed, the PMD lock held. As on x86, nothing is
+/// stored for a read. C: touch_pmd(), mm/huge_memory.c
 pub(crate) fn touch_pmd(cpu: &Cpu, pmdp: PmdPtr, write: bool) {
-    let pmd = pmdp.read(cpu).mkyoung();
-    pmdp.set(cpu, if write { pmd.mkdirty() } else { pmd });
+    if write {
+        let pmd = pmdp.read(cpu);
+        pmdp.set(cpu, pmd.mkyoung().mkdirty());
+    }
 }
 
 /// Maps the pages of a THP by PTEs instead of one PMD; the page stays whole.
 /// C: __split_huge_pmd(), mm/huge_memory.c
-pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, _addr: u64) {
+pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
     let table = pgtable_trans_huge_withdraw(cpu);
     let ptl = pmd_lock(cpu, pmdp);
     let old = pmdp.read(cpu);
@@ -109,9 +115,7 @@ pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, _addr: u64) {
         pte_free(cpu, table);
         return;
     }
-    // Invalidate: still "present" for everyone who looks, but not walked.
-    let old = pmdp.get_and_clear(cpu);
-    pmdp.set(cpu, Pmd(old.0 & !1));
+    let old = pmdp.invalidate(cpu);
     let page = old.pfn();
     if old.dirty() {
         set_page_dirty(cpu, page);
@@ -177,7 +181,7 @@ fn can_split_huge_page(cpu: &Cpu, head: Page) -> bool {
 
 /// Takes a frozen compound page apart: head and tails end with one reference
 /// each, locked. C: __split_huge_page(), mm/huge_memory.c
-pub(crate) fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
+pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
     let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::LOCKED;
     let f = cpu.world.frame(head);
     let lru = test_flag(cpu, head, Pg::LRU);
@@ -204,8 +208,11 @@ pub(crate) fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
 /// Unmaps a whole PMD-mapped THP. C: zap_huge_pmd(), mm/huge_memory.c
 pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
     let ptl = pmd_lock(cpu, pmdp);
-    let pmd = pmdp.get_and_clear(cpu);
-    let page = pmd.pfn();
+    if !pmdp.read(cpu).trans_huge() {
+        spin_unlock(cpu, ptl);
+        return;
+    }
+    let page = pmdp.get_and_clear(cpu).pfn();
     page_remove_rmap(cpu, page, true);
     spin_unlock(cpu, ptl);
     put_page(cpu, page);
@@ -221,16 +228,20 @@ pub(crate) fn copy_huge_pmd(
     dst_pmdp: PmdPtr,
     src_pmdp: PmdPtr,
     src_vma: &Vma,
-    addr: u64,
 ) -> Result<(), Errno> {
     let dst_ptl = pmd_lock(cpu, dst_pmdp);
     let src_ptl = pmd_lock(cpu, src_pmdp);
     let pmd = src_pmdp.read(cpu);
+    if !pmd.trans_huge() {
+        spin_unlock(cpu, src_ptl);
+        spin_unlock(cpu, dst_ptl);
+        return Err(Errno::EAGAIN);
+    }
     let page = pmd.pfn();
     if super::fork::page_needs_cow_for_dma(cpu, src_vma, page) {
         spin_unlock(cpu, src_ptl);
         spin_unlock(cpu, dst_ptl);
-        split_huge_pmd(cpu, src_vma, src_pmdp, addr);
+        split_huge_pmd(cpu, src_vma, src_pmdp);
         return Err(Errno::EAGAIN);
     }
     get_page(cpu, page);
@@ -245,8 +256,10 @@ pub(crate) fn copy_huge_pmd(
 /// mprotect() of a whole huge PMD. C: change_huge_pmd(), mm/huge_memory.c
 pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) {
     let ptl = pmd_lock(cpu, pmdp);
-    let entry = pmdp.get_and_clear(cpu);
-    pmdp.set(cpu, entry.modify(newflags));
+    if pmdp.read(cpu).trans_huge() {
+        let entry = pmdp.invalidate(cpu);
+        pmdp.set(cpu, entry.modify(newflags));
+    }
     spin_unlock(cpu, ptl);
 }
 

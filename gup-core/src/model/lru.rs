@@ -6,7 +6,8 @@
 //! pages drain it at once; isolation takes PG_lru and a reference.
 //! Customised: one batch a CPU with 4 slots (kernel: several with 15); the
 //! lists themselves are the flag PG_lru, as nothing here depends on their
-//! order. Stubbed: ageing, reclaim, memory cgroups.
+//! order. Stubbed: ageing (so the activation batch, which holds a reference
+//! on a page touched twice, does not exist), reclaim, memory cgroups.
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::limits::{MAX_CPUS, PAGEVEC_SIZE};
@@ -35,8 +36,8 @@ impl Lru {
     pub(crate) fn new() -> Self {
         Lru { batches: [Batch::EMPTY; MAX_CPUS] }
     }
-    pub(crate) fn batched(&self) -> impl Iterator<Item = Page> + '_ {
-        self.batches.iter().flat_map(|b| b.pages[..b.len].iter().copied())
+    pub(crate) fn batched(&self) -> impl Iterator<Item = Page> + use<> {
+        self.batches.into_iter().flat_map(|b| b.pages.into_iter().take(b.len))
     }
 }
 

@@ -5,13 +5,14 @@
 //! reuses a page in place only if the fault's own mapping holds its one
 //! reference; VM_FAULT_RETRY with and without dropping mmap_lock. Customised:
 //! a retry happens only where it is injected; a store or load of user space
-//! walks the tables like the hardware and faults like exc_page_fault().
+//! walks the tables like the hardware, without setting accessed and dirty
+//! bits, and faults like exc_page_fault().
 //! Stubbed: swap, files, userfaultfd, memory cgroups, NUMA balancing.
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::huge_memory::{
-    do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, split_huge_pmd, touch_pmd, wants_thp,
-    zap_huge_pmd,
+    do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_pmd_set_accessed, split_huge_pmd,
+    wants_thp, zap_huge_pmd,
 };
 use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::lru_cache_add;
@@ -21,7 +22,7 @@ use super::page::{
     trylock_page, unlock_page,
 };
 use super::pgtable::{
-    Pmd, PmdPtr, Pte, PtePtr, Ptl, hardware_walk, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc,
+    Pmd, PmdPtr, Pte, PtePtr, Ptl, leaf_at, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc,
     pte_offset_map_lock, pte_unmap_unlock,
 };
 use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
@@ -59,14 +60,17 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmF
         }
     } else if pmd.trans_huge() {
         if write && !pmd.write() {
-            let ret = do_huge_pmd_wp_page(cpu, vma, pmdp, addr, pmd);
+            let ret = do_huge_pmd_wp_page(cpu, vma, pmdp, pmd);
             if !ret.contains(VmFault::FALLBACK) {
                 return ret;
             }
         } else {
-            touch_pmd(cpu, pmdp, write);
+            huge_pmd_set_accessed(cpu, pmdp, pmd, write);
             return VmFault::empty();
         }
+    } else if pmd.is_migration() || (pmd.none() && !vma.is_anonymous()) {
+        // C: pmd_migration_entry_wait(), and do_fault() without a handler
+        return if pmd.none() { VmFault::SIGBUS } else { VmFault::empty() };
     }
     handle_pte_fault(cpu, vma, pmdp, addr, write)
 }
@@ -87,11 +91,18 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool) 
             VmFault::SIGBUS
         };
     }
+    if entry.is_migration() {
+        // C: migration_entry_wait(); whoever asked comes again
+        pte_unmap_unlock(cpu, ptep, ptl);
+        return VmFault::empty();
+    }
     if write && !entry.write() {
         return do_wp_page(cpu, vma, ptep, ptl, addr, entry);
     }
-    let entry = entry.mkyoung();
-    ptep.set(cpu, if write { entry.mkdirty() } else { entry });
+    // C: ptep_set_access_flags(), which on x86 stores for a write only
+    if write {
+        ptep.set(cpu, entry.mkyoung().mkdirty());
+    }
     pte_unmap_unlock(cpu, ptep, ptl);
     VmFault::empty()
 }
@@ -219,7 +230,7 @@ pub(crate) fn zap_page_range(cpu: &Cpu, vma: &Vma, start: u64, end: u64) {
                 zap_huge_pmd(cpu, pmdp);
             } else {
                 if pmd.trans_huge() {
-                    split_huge_pmd(cpu, vma, pmdp, addr);
+                    split_huge_pmd(cpu, vma, pmdp);
                 }
                 zap_pte_range(cpu, pmdp, addr, next);
             }
@@ -273,9 +284,12 @@ pub fn user_access(cpu: &Cpu, mm: MmId, addr: u64, write: bool) -> Result<Page, 
     flags.set(FaultFlag::WRITE, write);
     // A fault may leave work for a second one; no access takes more than a few.
     for _ in 0..8 {
-        match hardware_walk(cpu, mm, addr) {
-            Some((page, writable)) if writable || !write => return Ok(page),
-            _ => {}
+        // The hardware's walk takes no steps.
+        if let Some(leaf) = leaf_at(cpu, mm, addr)
+            && leaf.accessible
+            && (leaf.write || !write)
+        {
+            return Ok(leaf.page);
         }
         mmap_read_lock(cpu, mm);
         let vma = mm::vma_lookup(cpu, mm, addr);
@@ -299,9 +313,6 @@ pub fn user_access(cpu: &Cpu, mm: MmId, addr: u64, write: bool) -> Result<Page, 
 
 /// C: access_error(), arch/x86/mm/fault.c
 fn access_error(vma: &Vma, write: bool) -> bool {
-    if vma.flags.intersects(VmFlags::PFNMAP) {
-        return true;
-    }
     if write { !vma.flags.contains(VmFlags::WRITE) } else { !vma.is_accessible() }
 }
 

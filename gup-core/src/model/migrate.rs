@@ -161,7 +161,7 @@ fn unmap_and_move(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Result<(), Er
         return Ok(());
     }
     if cpu.should_fail(FailSite::Migrate) {
-        cpu.event(Event::MIGRATE_FAILED);
+        cpu.event(Event::MIGRATE_INJECTED);
         return Err(Errno::EAGAIN);
     }
     let new = alloc_migration_target(cpu, page, mtc).ok_or(Errno::ENOMEM)?;

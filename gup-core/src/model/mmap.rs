@@ -5,7 +5,8 @@
 //! once and comes back only by a fault); VMAs split at the borders of a
 //! change; MADV_DONTNEED under mmap_lock held for reading. Customised: VMAs
 //! never merge; a fixed address that is taken is refused
-//! (MAP_FIXED_NOREPLACE). Two kinds of mapping exist beside anonymous memory:
+//! (MAP_FIXED_NOREPLACE); mprotect() splits VMAs at both ends before it
+//! changes any; MADV_DONTNEED drains the LRU batch once, not per VMA. Two kinds of mapping exist beside anonymous memory:
 //! a driver's buffer mapped with vm_insert_page(), every fourth page of it a
 //! raw frame number as vmf_insert_mixed() makes them; and raw frame numbers
 //! alone (VM_PFNMAP). Files and hugetlbfs are refused by not existing.
@@ -168,10 +169,9 @@ fn free_slot(cpu: &Cpu, mm: MmId) -> Option<usize> {
     (0..MAX_VMAS).find(|&i| vma_at(cpu, mm, i).is_none())
 }
 
-/// An entry for memory without a struct page to count: frame 0 serves as the
-/// device's register, marked special and not the zero page's entry.
+/// An entry for memory without a struct page to count.
 fn raw_entry(cpu: &Cpu, vma: &Vma) -> Pte {
-    Pte::mk(cpu.world.zero_page().nth(1), vma.flags).mkspecial()
+    Pte::mk(cpu.world.device_page(), vma.flags).mkspecial()
 }
 
 /// A driver fills its mapping with pages it allocates, and hands them over:
@@ -247,7 +247,7 @@ fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
             && let Some(pmdp) = mm_find_pmd(cpu, mm, at)
             && pmdp.read(cpu).trans_huge()
         {
-            split_huge_pmd(cpu, &v, pmdp, at);
+            split_huge_pmd(cpu, &v, pmdp);
         }
         let mm = cpu.world.mm(mm);
         mm.vmas[v.slot].set(v.start, at, v.flags);
@@ -328,7 +328,7 @@ fn change_protection(cpu: &Cpu, vma: &Vma, newflags: VmFlags) {
                 continue;
             }
             if pmd.trans_huge() {
-                split_huge_pmd(cpu, vma, pmdp, addr);
+                split_huge_pmd(cpu, vma, pmdp);
             }
             change_pte_range(cpu, pmdp, addr, next, newflags);
         }

@@ -74,14 +74,14 @@ pub struct PageFrame {
     /// PTEs that map this very frame. C: page->_mapcount + 1
     pub(crate) mapcount: Atomic32,
     /// Head only: PMDs that map the whole page.
-    /// C: page[1].compound_mapcount + 1
+    /// C: `page[1].compound_mapcount` + 1
     pub(crate) compound_mapcount: Atomic32,
-    /// Head of order > 1 only: pins. C: page[2].hpage_pinned_refcount
+    /// Head of order > 1 only: pins. C: `page[2].hpage_pinned_refcount`
     pub(crate) pincount: Atomic32,
     /// 0: not a tail; else the number of the head plus 1.
     /// C: page->compound_head
     pub(crate) compound_head: Atomic32,
-    /// Head only. C: page[1].compound_order
+    /// Head only. C: `page[1].compound_order`
     pub(crate) order: Atomic32,
     /// C: page->flags
     pub(crate) flags: Atomic32,
@@ -145,6 +145,8 @@ fn frame<'a>(cpu: &'a Cpu<'_>, page: Page) -> &'a PageFrame {
 /// C: compound_head(), linux/page-flags.h
 #[inline]
 pub fn compound_head(cpu: &Cpu, page: Page) -> Page {
+    let wild = !cpu.world.has_frame(page);
+    cpu.bug_on(wild, "compound_head", "unable to handle page fault: a wild struct page pointer");
     cpu.step(StepKind::CompoundHead, page.0.into(), 0);
     // The head is only followed after this read: an address dependency.
     match frame(cpu, page).compound_head.read_dependent() {
@@ -460,13 +462,11 @@ pub fn arch_make_page_accessible(cpu: &Cpu, _page: Page) -> Result<(), Errno> {
 
 /// Builds a compound page. C: prep_compound_page(), mm/page_alloc.c
 pub fn prep_compound_page(cpu: &Cpu, head: Page, order: u32) {
+    set_flag(cpu, head, Pg::HEAD);
+    for i in 1..1u64 << order {
+        frame(cpu, head.nth(i)).compound_head.set(i32::from(head.0) + 1);
+    }
     frame(cpu, head).order.set(order as i32);
     frame(cpu, head).compound_mapcount.set(0);
     frame(cpu, head).pincount.set(0);
-    set_flag(cpu, head, Pg::HEAD);
-    for i in 1..1u64 << order {
-        // Release: the head's fields are set before a tail points to it;
-        // pairs with the dependent read in compound_head().
-        frame(cpu, head.nth(i)).compound_head.set_release(i32::from(head.0) + 1);
-    }
 }

@@ -349,6 +349,16 @@ impl Pud {
     }
 }
 
+impl PmdPtr {
+    /// Makes a huge entry invalid for the hardware while it still counts as a
+    /// huge entry for everyone who looks; returns what it was.
+    /// C: pmdp_invalidate(), mm/pgtable-generic.c
+    pub fn invalidate(self, cpu: &Cpu) -> Pmd {
+        cpu.step(StepKind::EntryRmw, self.0.id(), -(PRESENT as i64));
+        Pmd(self.0.word(cpu.world).fetch_and_not(PRESENT | PROTNONE))
+    }
+}
+
 macro_rules! addr_end {
     ($name:ident, $size:ident) => {
         /// The end of the range, or of the entry that `addr` is in.
@@ -510,20 +520,42 @@ pub(crate) fn pgd_alloc(cpu: &Cpu, mm: MmId) -> bool {
     true
 }
 
+/// Links a fresh table under an empty entry, under the lock of the table that
+/// the entry is in: of two CPUs that fault at the same time, one is faster,
+/// and the other gives its table back. `None` if there is no table.
+/// C: __pud_alloc(), __pmd_alloc(), pmd_install(), mm/memory.c
+fn install(cpu: &Cpu, slot: Slot, empty: impl Fn() -> bool, link: impl Fn(u16)) -> Option<()> {
+    let table = table_alloc(cpu)?;
+    let ptl = Ptl(slot.table);
+    spin_lock(cpu, ptl);
+    let mine = empty();
+    if mine {
+        link(table);
+    }
+    spin_unlock(cpu, ptl);
+    if !mine {
+        // Never linked, so nobody walks it.
+        *cpu.world.tables.used.lock() &= !(1 << table);
+    }
+    Some(())
+}
+
 /// The PMD slot for `addr`, with the tables above it made as needed; `None`
 /// if one could not be had. C: pud_alloc(), pmd_alloc(), mm/memory.c
 pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
     let p4dp = p4d_offset(pgd_offset(cpu, mm, addr));
     let mut p4d = p4dp.read(cpu);
     if p4d.none() {
-        p4d = P4d::to_table(table_alloc(cpu)?);
-        p4dp.set(cpu, p4d);
+        let link = |table| p4dp.set(cpu, P4d::to_table(table));
+        install(cpu, p4dp.0, || p4dp.read(cpu).none(), link)?;
+        p4d = p4dp.read(cpu);
     }
     let pudp = pud_offset(p4d, addr);
     let mut pud = pudp.read(cpu);
     if pud.none() {
-        pud = Pud::to_table(table_alloc(cpu)?);
-        pudp.set(cpu, pud);
+        let link = |table| pudp.set(cpu, Pud::to_table(table));
+        install(cpu, pudp.0, || pudp.read(cpu).none(), link)?;
+        pud = pudp.read(cpu);
     }
     Some(pmd_offset(pud, addr))
 }
@@ -534,9 +566,8 @@ pub fn pte_alloc(cpu: &Cpu, pmdp: PmdPtr) -> bool {
     if !pmdp.read(cpu).none() {
         return true;
     }
-    let Some(table) = table_alloc(cpu) else { return false };
-    pmdp.set(cpu, Pmd::to_table(table));
-    true
+    let link = |table| pmdp.set(cpu, Pmd::to_table(table));
+    install(cpu, pmdp.0, || pmdp.read(cpu).none(), link).is_some()
 }
 
 /// The PTE table that the kernel deposited when it mapped a THP, so that a
@@ -596,34 +627,64 @@ pub(crate) fn free_upper_tables(cpu: &Cpu, mm: MmId) {
     pgd.set(0);
 }
 
-/// How an address is mapped, for observers: the frame and whether a store
-/// would go through, as the hardware would see it.
-pub fn hardware_walk(cpu: &Cpu, mm: MmId, addr: u64) -> Option<(Page, bool)> {
-    let pmdp = mm_find_pmd(cpu, mm, addr)?;
-    let pmd = pmdp.read(cpu);
-    if pmd.trans_huge() {
-        let sub = index(addr, PAGE_SIZE, PTRS_PER_PTE);
-        return pmd.access_permitted(false).then(|| (pmd.pfn().nth(sub.into()), pmd.write()));
-    }
-    if pmd.none() {
+/// The leaf PMD slot's value for `addr`, without a step.
+#[inline]
+fn peek_pmd(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Pmd> {
+    let world = cpu.world;
+    let p4d = P4d(p4d_offset(pgd_offset(cpu, mm, addr)).0.word(world).read());
+    if p4d.none() {
         return None;
     }
-    let pte = pte_offset_map(pmd, addr).read(cpu);
-    (pte.access_permitted(false) && !(pte.special() && pte.pfn() != cpu.world.zero_page()))
-        .then(|| (pte.pfn(), pte.write()))
+    let pud = Pud(pud_offset(p4d, addr).0.word(world).read());
+    (!pud.none()).then(|| Pmd(pmd_offset(pud, addr).0.word(world).read()))
 }
 
-/// The frame an address is mapped to by any kind of leaf but a raw frame
-/// number, PROT_NONE included; for observers.
-pub fn mapped_page(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Page> {
-    let pmd = mm_find_pmd(cpu, mm, addr)?.read(cpu);
+/// A leaf entry, as an observer or the hardware sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The frame.
+    pub page: Page,
+    /// User space may access it without a fault.
+    pub accessible: bool,
+    /// Writable.
+    pub write: bool,
+    /// Without a struct page that counts mappings: the zero page, or a raw
+    /// frame number.
+    pub special: bool,
+    /// A PMD-mapped THP.
+    pub huge: bool,
+}
+
+/// The leaf that maps an address, PROT_NONE included. Takes no step.
+pub fn leaf_at(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Leaf> {
+    let pmd = peek_pmd(cpu, mm, addr)?;
     if pmd.trans_huge() {
-        return Some(pmd.pfn().nth(index(addr, PAGE_SIZE, PTRS_PER_PTE).into()));
+        let page = pmd.pfn().nth(index(addr, PAGE_SIZE, PTRS_PER_PTE).into());
+        let accessible = pmd.access_permitted(false);
+        return Some(Leaf { page, accessible, write: pmd.write(), special: false, huge: true });
     }
-    if pmd.none() {
+    if pmd.bad() {
         return None;
     }
-    let pte = pte_offset_map(pmd, addr).read(cpu);
-    let raw = pte.special() && pte.pfn() != cpu.world.zero_page();
-    (pte.present() && !raw).then(|| pte.pfn())
+    let pte = Pte(pte_offset_map(pmd, addr).0.word(cpu.world).read());
+    pte.present().then(|| Leaf {
+        page: pte.pfn(),
+        accessible: pte.access_permitted(false),
+        write: pte.write(),
+        special: pte.special(),
+        huge: false,
+    })
+}
+
+/// The frame an address is mapped to, PROT_NONE included, unless it is a raw
+/// frame number. Takes no step.
+pub fn mapped_page(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Page> {
+    leaf_at(cpu, mm, addr)?.counted(cpu.world)
+}
+
+impl Leaf {
+    /// The frame, unless it is a raw frame number.
+    pub fn counted(&self, world: &World) -> Option<Page> {
+        (!self.special || self.page == world.zero_page()).then_some(self.page)
+    }
 }

@@ -89,7 +89,7 @@ pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) {
                     set_pmd_migration_entry(cpu, pmdp, head);
                     continue;
                 }
-                split_huge_pmd(cpu, &vma, pmdp, addr);
+                split_huge_pmd(cpu, &vma, pmdp);
             }
             unmap_pte(cpu, pmdp, addr, head.nth(i));
         }
@@ -99,7 +99,12 @@ pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) {
 /// C: set_pmd_migration_entry(), mm/huge_memory.c
 fn set_pmd_migration_entry(cpu: &Cpu, pmdp: PmdPtr, head: Page) {
     let ptl = pmd_lock(cpu, pmdp);
-    let pmd = pmdp.get_and_clear(cpu);
+    let now = pmdp.read(cpu);
+    if !now.trans_huge() || now.pfn() != head {
+        spin_unlock(cpu, ptl);
+        return;
+    }
+    let pmd = pmdp.invalidate(cpu);
     if pmd.dirty() {
         set_page_dirty(cpu, head);
     }

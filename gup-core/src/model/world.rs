@@ -18,6 +18,8 @@ use crate::sync::Locked;
 pub struct World {
     pub(crate) limits: Limits,
     frames: Box<[PageFrame]>,
+    /// What a wild page pointer leads to.
+    nowhere: PageFrame,
     pub(crate) tables: Tables,
     pub(crate) mms: Box<[Mm]>,
     pub(crate) zone: Locked<Zone>,
@@ -35,6 +37,7 @@ impl World {
         let world = World {
             limits,
             frames: (0..limits.frames).map(|_| PageFrame::new()).collect(),
+            nowhere: PageFrame::new(),
             tables: Tables::new(limits.tables),
             mms: (0..limits.mms).map(|_| Mm::new()).collect(),
             zone: Locked::new(Zone::new(&limits)),
@@ -101,12 +104,23 @@ impl World {
 
     #[inline]
     pub(crate) fn frame(&self, page: Page) -> &PageFrame {
-        &self.frames[usize::from(page.0)]
+        self.frames.get(usize::from(page.0)).unwrap_or(&self.nowhere)
     }
 
     #[inline]
     pub(crate) fn mm(&self, mm: MmId) -> &Mm {
         &self.mms[usize::from(mm.0)]
+    }
+
+    /// The frame that raw frame numbers name: a device's, never allocated.
+    pub(crate) fn device_page(&self) -> Page {
+        Page(self.limits.device_start)
+    }
+
+    /// Whether there is such a page; a pointer that was never set has none.
+    #[inline]
+    pub(crate) fn has_frame(&self, page: Page) -> bool {
+        usize::from(page.0) < self.frames.len()
     }
 
     /// The shared page of zeroes. C: ZERO_PAGE(0)
@@ -129,10 +143,7 @@ impl World {
     pub fn look(&self, page: Page) -> PageView {
         let f = self.frame(page);
         let flags = Pg::from_bits_retain(f.flags.read() as u32);
-        let head = match f.compound_head.read() {
-            0 => page,
-            head => Page((head - 1) as u16),
-        };
+        let head = self.head_of(page);
         let mapping = self.frame(head).mapping.read();
         PageView {
             page,
@@ -156,6 +167,25 @@ impl World {
         self.frame(page).refcount.read()
     }
 
+    /// The head of a page's compound page, or the page itself, for observers.
+    #[inline]
+    pub fn head_of(&self, page: Page) -> Page {
+        match self.frame(page).compound_head.read() {
+            0 => page,
+            head => Page((head - 1) as u16),
+        }
+    }
+
+    /// The frames of the compound page of `head`, for observers.
+    #[inline]
+    pub fn span_of(&self, head: Page) -> u128 {
+        let f = self.frame(head);
+        if f.flags.read() as u32 & Pg::HEAD.bits() == 0 {
+            return head.bit();
+        }
+        ((1u128 << (1 << f.order.read())) - 1) << head.0
+    }
+
     /// How often the frame was allocated, for observers.
     #[inline]
     pub fn epoch(&self, page: Page) -> u32 {
@@ -167,15 +197,10 @@ impl World {
         self.zone.lock().free
     }
 
-    /// How many references the per-CPU LRU batches hold on each page of
-    /// `set`, added up page by page into `add`.
-    pub fn for_each_batched(&self, mut add: impl FnMut(Page)) {
-        self.lru.lock().batched().for_each(&mut add);
-    }
-
-    /// Whether any CPU's LRU batch holds a page.
-    pub fn lru_batches_empty(&self) -> bool {
-        self.lru.lock().batched().next().is_none()
+    /// The pages in the LRU batches of all CPUs; each holds a reference.
+    #[inline]
+    pub fn batched(&self) -> impl Iterator<Item = Page> + use<> {
+        self.lru.lock().batched()
     }
 }
 

@@ -13,8 +13,12 @@
 use super::cpu::{Cpu, Event, FailSite, TaskFlags};
 use super::limits::{Limits, MAX_FRAMES, PAGEBLOCK_ORDER};
 use super::lru;
-use super::page::{Mapping, Page, prep_compound_page, set_page_count};
+use super::page::{
+    Mapping, Page, compound_head, page_lru, page_ref_count, pages_of, prep_compound_page,
+    set_page_count,
+};
 use super::world::World;
+use crate::errno::Errno;
 use crate::flags::{Gfp, Pg};
 use crate::step::StepKind;
 
@@ -180,6 +184,12 @@ pub fn place(world: &World, page: Page) -> Place {
     }
 }
 
+/// Gives all pageblocks back to the allocator and forgets the preference.
+pub fn reset_placement(cpu: &Cpu) {
+    cpu.world.isolated_blocks.set(0);
+    set_preference(cpu, Prefer::default());
+}
+
 /// Chooses where movable allocations are served from first.
 pub fn set_preference(cpu: &Cpu, prefer: Prefer) {
     cpu.world.zone.lock().prefer = prefer;
@@ -192,8 +202,26 @@ pub fn nr_pageblocks(world: &World) -> u16 {
 
 /// Takes a pageblock from the allocator, as the start of CMA allocation and
 /// of memory offlining do. C: set_migratetype_isolate(), mm/page_isolation.c
-pub fn set_migratetype_isolate(cpu: &Cpu, block: u16) {
+///
+/// # Errors
+/// `EBUSY` if it is isolated already, or if a page in it could never be moved
+/// away.
+pub fn set_migratetype_isolate(cpu: &Cpu, block: u16) -> Result<(), Errno> {
+    let isolated = cpu.world.isolated_blocks.read() as u32 >> block & 1 != 0;
+    if isolated || pages_of(block_frames(block)).any(|p| is_unmovable(cpu, p)) {
+        return Err(Errno::EBUSY);
+    }
     cpu.world.isolated_blocks.or(1 << block);
+    Ok(())
+}
+
+/// In use, and neither on the LRU nor in memory that only takes movable
+/// pages. C: has_unmovable_pages(), mm/page_isolation.c
+fn is_unmovable(cpu: &Cpu, page: Page) -> bool {
+    let head = compound_head(cpu, page);
+    place(cpu.world, page) == Place::Normal
+        && page_ref_count(cpu, head) != 0
+        && !page_lru(cpu, head)
 }
 
 /// C: unset_migratetype_isolate(), mm/page_isolation.c
@@ -227,10 +255,10 @@ pub fn alloc_pages(cpu: &Cpu, gfp: Gfp, order: u32) -> Option<Page> {
         f.epoch.set(f.epoch.read().wrapping_add(1));
         f.data.set(0);
     }
+    set_page_count(cpu, page, 1);
     if order > 0 && gfp.contains(Gfp::COMP) {
         prep_compound_page(cpu, page, order);
     }
-    set_page_count(cpu, page, 1);
     Some(page)
 }
 

@@ -12,7 +12,7 @@ use super::grab::{put_compound_head, try_grab_compound_head, unpin_user_page, un
 use super::longterm::__gup_longterm_locked;
 use crate::errno::Errno;
 use crate::flags::Foll;
-use crate::history::Proposal;
+use crate::history::{Defect, Proposal};
 use crate::model::Cpu;
 use crate::model::limits::{PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use crate::model::mm::{
@@ -88,7 +88,9 @@ fn gup_pte_range(
         // Only a pin's holder is going to touch the contents.
         if flags.contains(Foll::PIN) && arch_make_page_accessible(cpu, page).is_err() {
             unpin_user_page(cpu, page);
-            return false;
+            // The C returns the error number, which its caller takes for
+            // "all grabbed": the walk goes on behind a hole.
+            return cpu.has(Defect::ArchErrorIsSuccess);
         }
         set_page_referenced(cpu, page);
         pages[*nr] = page;

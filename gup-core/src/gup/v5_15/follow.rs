@@ -89,7 +89,8 @@ fn follow_page_pte(cpu: &Cpu, vma: &Vma, address: u64, pmdp: PmdPtr, flags: Foll
     if cpu.warn_on(both, "follow_page_pte", "FOLL_GET and FOLL_PIN") {
         return Err(Errno::EINVAL);
     }
-    // PORT: FOLL_MIGRATION would wait and retry: no migration is in progress
+    // PORT: one read of the entry for pmd_bad() and pte_offset_map_lock().
+    // FOLL_MIGRATION would wait and retry: no migration is in progress
     // while the model runs one op after the other, and no ported caller sets
     // the flag.
     let pmd = pmdp.read(cpu);
@@ -196,7 +197,7 @@ fn follow_pmd_mask(
     if flags.contains(Foll::SPLIT_PMD) {
         // PORT: no huge zero page.
         spin_unlock(cpu, ptl);
-        split_huge_pmd(cpu, vma, pmdp, address);
+        split_huge_pmd(cpu, vma, pmdp);
         return if pte_alloc(cpu, pmdp) {
             follow_page_pte(cpu, vma, address, pmdp, flags)
         } else {
@@ -286,6 +287,7 @@ fn can_follow_write_pmd(pmd: Pmd, flags: Foll) -> bool {
 fn follow_trans_huge_pmd(cpu: &Cpu, _vma: &Vma, addr: u64, pmdp: PmdPtr, flags: Foll) -> Followed {
     assert_spin_locked(cpu, pmdp, "follow_trans_huge_pmd");
 
+    // PORT: one read under the lock, where the C reads for each test.
     let pmd = pmdp.read(cpu);
     if flags.contains(Foll::WRITE) && !can_follow_write_pmd(pmd, flags) {
         return Ok(None);

@@ -98,7 +98,8 @@ pub(crate) fn __gup_longterm_locked(
         let (p, v) = (pages.as_deref_mut(), vmas.as_deref_mut());
         let rc = __get_user_pages_locked(cpu, mm, start, nr_pages, p, v, None, gup_flags);
         let Ok(n @ 1..) = rc else { break rc };
-        // PORT: the C would follow a NULL array here.
+        // PORT: the C would follow a NULL array here; the port finds no page
+        // to move, and starts again until it is killed.
         let got = pages.as_deref().map_or(&[][..], |p| &p[..n]);
         match check_and_migrate_movable_pages(cpu, got, gup_flags) {
             Ok(0) => {}

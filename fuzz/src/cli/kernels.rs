@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo gup kernels`
+
+use clap::Args;
+use gup_core::history::{Base, Commit, Defect, Proposal, Reach};
+use serde::Serialize;
+
+use super::{Outcome, Verdict, print_json};
+
+/// Lists the kernels that can be named: bases, defects, proposals.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A kernel is a base and what is changed in it:
+  v5.15                                    as released
+  'v5.15 fixed'                            with every fix in this list
+  'v5.15 with c36c04c2e132'                with one more fix
+  'v5.15 fixed without c24d37322548'       with one fix less
+  'v5.15 with proposal:fast-only-flag'     with a change that was proposed
+
+Examples:
+  cargo gup kernels
+  cargo gup kernels --json")]
+pub struct Kernels {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Table {
+    bases: Vec<&'static str>,
+    defects: Vec<DefectRow>,
+    proposals: Vec<ProposalRow>,
+}
+
+#[derive(Serialize)]
+struct DefectRow {
+    slug: &'static str,
+    introduced: Option<CommitRow>,
+    fixed: CommitRow,
+    in_v5_15: bool,
+    found_by: &'static str,
+    oracles: &'static [&'static str],
+    what: &'static str,
+}
+
+#[derive(Serialize)]
+struct CommitRow {
+    id: &'static str,
+    subject: &'static str,
+    release: &'static str,
+}
+
+impl From<Commit> for CommitRow {
+    fn from(Commit { id, subject, release }: Commit) -> Self {
+        CommitRow { id, subject, release }
+    }
+}
+
+#[derive(Serialize)]
+struct ProposalRow {
+    slug: &'static str,
+    repairs: &'static str,
+    what: &'static str,
+}
+
+fn table() -> Table {
+    let defect = |d: &Defect| {
+        let i = d.info();
+        DefectRow {
+            slug: i.slug,
+            introduced: i.introduced.map(Into::into),
+            fixed: i.fixed.into(),
+            in_v5_15: i.in_v5_15,
+            found_by: match i.reach {
+                Reach::Sequence => "fuzzing",
+                Reach::Race => "loom",
+            },
+            oracles: i.oracles,
+            what: i.what,
+        }
+    };
+    let proposal = |p: &Proposal| {
+        let i = p.info();
+        ProposalRow { slug: i.slug, repairs: i.repairs.info().slug, what: i.what }
+    };
+    Table {
+        bases: Base::ALL.iter().map(|b| b.name()).collect(),
+        defects: Defect::ALL.iter().map(defect).collect(),
+        proposals: Proposal::ALL.iter().map(proposal).collect(),
+    }
+}
+
+impl Kernels {
+    pub(super) fn run(self) -> Outcome {
+        let table = table();
+        if self.json {
+            print_json(&table);
+            return Ok(Verdict::Held);
+        }
+        println!("Bases: {}\n\nDefects:", table.bases.join(", "));
+        for d in table.defects {
+            let open = if d.in_v5_15 { "open in v5.15" } else { "fixed in v5.15" };
+            println!("\n  {} ({open}): {}", d.slug, d.what);
+            match d.introduced {
+                Some(c) => println!("    introduced {} {} ({})", c.id, c.subject, c.release),
+                None => println!("    introduced before git, or with the code itself"),
+            }
+            let c = d.fixed;
+            println!("    fixed      {} {} ({})", c.id, c.subject, c.release);
+            println!("    found by   {}: {}", d.found_by, d.oracles.join(", "));
+        }
+        println!("\nProposals:");
+        for p in table.proposals {
+            println!("\n  proposal:{} (for {}): {}", p.slug, p.repairs, p.what);
+        }
+        println!("\nnext: cargo gup judge 'v5.15 with proposal:NAME'");
+        Ok(Verdict::Held)
+    }
+}

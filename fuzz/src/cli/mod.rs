@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The verbs of `cargo gup`.
+//!
+//! Every verb ends in a [`Verdict`] or a [`Failure`]; exit codes follow from
+//! that: 0 held, 1 a violation, 2 it could not be done. What fails says what
+//! to type next.
+
+pub mod engine;
+mod folder;
+mod judge;
+mod kernels;
+mod nightly;
+mod replay;
+mod test;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gup_core::history::{Base, Kernel};
+
+use crate::repro::report::kernel_text;
+
+/// What a verb found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nothing was found.
+    Held,
+    /// Something was.
+    Violated,
+}
+
+/// Why a verb could not be done, and what to type next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// What went wrong.
+    pub message: String,
+    /// A command.
+    pub next: String,
+}
+
+impl Failure {
+    fn new(message: impl fmt::Display, next: impl Into<String>) -> Self {
+        Failure { message: message.to_string(), next: next.into() }
+    }
+}
+
+type Outcome = Result<Verdict, Failure>;
+
+#[derive(Parser, Debug)]
+#[command(name = "cargo gup", bin_name = "cargo gup", version, max_term_width = 80)]
+/// Finds bugs in the pin logic of Linux mm/gup.c.
+///
+/// Exit status: 0 held, 1 a violation was found, 2 it could not be done.
+#[command(after_help = "\
+The two commands to begin with:
+  cargo gup nightly --kernel v5.15 --minutes 1
+  cargo gup report gup-out/finding-1/reproducer.gup")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Nightly(nightly::Nightly),
+    Replay(replay::Replay),
+    Minimise(replay::Minimise),
+    Report(replay::Report),
+    Judge(judge::Judge),
+    Seeds(judge::Seeds),
+    Kernels(kernels::Kernels),
+    Test(test::Test),
+    Loom(test::Loom),
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    // clap itself ends with 2 on what it cannot parse.
+    let outcome = match Cli::parse().verb {
+        Verb::Nightly(v) => v.run(),
+        Verb::Replay(v) => v.run(),
+        Verb::Minimise(v) => v.run(),
+        Verb::Report(v) => v.run(),
+        Verb::Judge(v) => v.run(),
+        Verb::Seeds(v) => v.run(),
+        Verb::Kernels(v) => v.run(),
+        Verb::Test(v) => v.run(),
+        Verb::Loom(v) => v.run(),
+    };
+    match outcome {
+        Ok(Verdict::Held) => ExitCode::SUCCESS,
+        Ok(Verdict::Violated) => ExitCode::from(1),
+        Err(Failure { message, next }) => {
+            eprintln!("error: {message}\nnext:  {next}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The kernel that is fuzzed if none is named.
+fn fixed() -> Kernel {
+    Kernel::fixed(Base::V5_15)
+}
+
+/// The workspace, for the verbs that call cargo and for the corpus.
+fn root() -> Result<PathBuf, Failure> {
+    let is_root = |dir: &Path| dir.join("gup-core").is_dir() && dir.join("fuzz").is_dir();
+    // Set by `cargo run`, so that the command works from any folder in it.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = manifest.or_else(|| std::env::current_dir().ok()).unwrap_or_default();
+    here.ancestors().find(|dir| is_root(dir)).map(Path::to_path_buf).ok_or_else(|| {
+        Failure::new("this is not the folder that gup was cloned to", "cd GUP_FOLDER")
+    })
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    groups.map(|g| String::from_utf8_lossy(g)).collect::<Vec<_>>().join(",")
+}
+
+/// Prints JSON; it cannot fail on what is printed here.
+fn print_json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// A file name as the shell wants it typed.
+fn quoted(path: &Path) -> String {
+    word(&path.display().to_string())
+}
+
+/// A kernel as the shell wants it typed.
+fn quoted_kernel(kernel: Kernel) -> String {
+    word(&kernel_text(kernel))
+}
+
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+,@".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("cargo gup "), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn numbers_and_names_are_printed_for_people() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(quoted(Path::new("a/b.gup")), "a/b.gup");
+        assert_eq!(quoted(Path::new("a b")), "'a b'");
+    }
+}

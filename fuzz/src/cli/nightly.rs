@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo gup nightly`: fuzz, minimise what is found, write a folder.
+//!
+//! A finding is on disk before anything else is done with it, so that
+//! whatever stops the night, findings are kept. If the disk does not take
+//! it, it is printed.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use gup_core::history::Kernel;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::engine::{Event, Hit, Job, PANIC, Target, keep_panics_quiet, spawn};
+use super::folder::Folder;
+use super::{Failure, Outcome, Verdict, print_json, quoted, root, thousands};
+use crate::exec::Executor;
+use crate::repro::Reproducer;
+use crate::repro::minimise::minimise;
+use crate::repro::report::{Culprit, culprit, kernel_text, page_table, report};
+use crate::scenario::{Op, Scenario};
+
+/// How often progress is told where nobody watches.
+const PLAIN_PROGRESS: Duration = Duration::from_secs(15);
+
+/// Fuzzes every target and writes what it finds into a folder.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+One finding per oracle and function, however often it fires:
+  OUT/summary.json, OUT/summary.md
+  OUT/finding-N/reproducer.gup    the minimised scenario, as text
+  OUT/finding-N/report.txt        the mail
+  OUT/finding-N/artifact          the scenario as found, for cargo fuzz
+  OUT/finding-N/log               when and how it was found
+
+Examples:
+  cargo gup nightly --kernel v5.15 --minutes 1
+  cargo gup nightly --minutes 480 --out /var/tmp/gup --json")]
+pub struct Nightly {
+    /// The kernel
+    #[arg(long, default_value = "v5.15 fixed")]
+    kernel: Kernel,
+    /// How long
+    #[arg(long, default_value = "10", value_parser = minutes)]
+    minutes: f64,
+    /// The folder for findings; those of earlier nights stay
+    #[arg(long, default_value = "gup-out")]
+    out: PathBuf,
+    /// Threads [default: all cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Where the random numbers begin [default: a new one each night]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Interesting scenarios, kept between nights [default: fuzz/corpus]
+    #[arg(long)]
+    corpus: Option<PathBuf>,
+    /// Print summary.json instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let good = |m: &f64| *m > 0.0 && *m <= 1_000_000.0;
+    text.parse().ok().filter(good).ok_or_else(|| "expected minutes, such as 0.5 or 480".into())
+}
+
+#[derive(Serialize, Default)]
+struct Summary {
+    kernel: String,
+    verdict: &'static str,
+    stopped_by: &'static str,
+    seed: u64,
+    jobs: usize,
+    seconds: f64,
+    executions: u64,
+    ops: u64,
+    corpus_loaded: usize,
+    corpus_new: usize,
+    findings: Vec<Found>,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Found {
+    folder: Option<String>,
+    oracle: &'static str,
+    function: &'static str,
+    target: &'static str,
+    expected: String,
+    actual: String,
+    ops: usize,
+    /// Of the thread that found it.
+    execution: u64,
+    introduced: Option<&'static str>,
+    fixed: Option<&'static str>,
+    explained_by: Option<&'static str>,
+}
+
+impl Nightly {
+    pub(super) fn run(self) -> Outcome {
+        let folder = Folder::create(&self.out).map_err(|e| {
+            let message = format!("cannot write to {}: {e}", self.out.display());
+            Failure::new(message, "cargo gup nightly --out OTHER_FOLDER")
+        })?;
+        let corpus = match &self.corpus {
+            Some(dir) => dir.clone(),
+            None => root()?.join("fuzz/corpus"),
+        };
+        let loaded = load(&corpus)?;
+        let summary = Summary {
+            kernel: kernel_text(self.kernel),
+            seed: self.seed.unwrap_or_else(|| u64::from(fastrand::u32(..))),
+            jobs: self.jobs.map_or_else(
+                || thread::available_parallelism().map_or(1, usize::from),
+                usize::from,
+            ),
+            corpus_loaded: loaded.len(),
+            ..Summary::default()
+        };
+        let length = Duration::from_secs_f64(self.minutes * 60.0);
+        let night = Night {
+            kernel: self.kernel,
+            start: Instant::now(),
+            length,
+            folder,
+            corpus,
+            known: HashSet::new(),
+            corpus_broken: false,
+            progress: Progress::new(length),
+            summary,
+        };
+        let summary = night.run(loaded)?;
+        if self.json {
+            print_json(&summary);
+        } else {
+            print!("{}", markdown(&summary, &self.out));
+        }
+        if let Some(problem) = summary.problems.first() {
+            return Err(Failure::new(problem, "cargo gup nightly --out OTHER_FOLDER"));
+        }
+        Ok(if summary.findings.is_empty() { Verdict::Held } else { Verdict::Violated })
+    }
+}
+
+/// Reads the corpus of earlier nights, and of cargo fuzz.
+fn load(dir: &Path) -> Result<Vec<(Target, Scenario)>, Failure> {
+    let mut all = Vec::new();
+    for target in Target::ALL {
+        let dir = dir.join(target.name());
+        fs::create_dir_all(&dir).map_err(|e| {
+            let message = format!("cannot keep a corpus in {}: {e}", dir.display());
+            Failure::new(message, "cargo gup nightly --corpus OTHER_FOLDER")
+        })?;
+        let files = fs::read_dir(&dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+        let mut files: Vec<_> = files.collect();
+        // The order in which a file system lists them is not the same twice.
+        files.sort();
+        let read = files.iter().filter_map(|f| fs::read(f).ok());
+        all.extend(read.map(|bytes| (target, Scenario::decode(&bytes))));
+    }
+    Ok(all)
+}
+
+struct Night {
+    kernel: Kernel,
+    start: Instant,
+    length: Duration,
+    folder: Folder,
+    corpus: PathBuf,
+    known: HashSet<(&'static str, &'static str)>,
+    corpus_broken: bool,
+    progress: Progress,
+    summary: Summary,
+}
+
+impl Night {
+    fn run(mut self, corpus: Vec<(Target, Scenario)>) -> Result<Summary, Failure> {
+        keep_panics_quiet();
+        let (send, events) = channel();
+        let interrupt = send.clone();
+        ctrlc::set_handler(move || {
+            // The second time, nobody listens: end at once.
+            if interrupt.send(Event::Interrupt).is_err() {
+                std::process::exit(130);
+            }
+        })
+        .map_err(|e| Failure::new(format!("cannot handle Ctrl-C: {e}"), "cargo gup nightly"))?;
+        thread::scope(|scope| {
+            for i in 0..self.summary.jobs as u64 {
+                let seed = self.summary.seed.wrapping_add(i);
+                let (kernel, corpus) = (self.kernel, corpus.clone());
+                spawn(scope, Job { kernel, seed, corpus, limit: u64::MAX }, send.clone());
+            }
+            drop(send);
+            self.summary.stopped_by = self.listen(events);
+        });
+        self.progress.finish();
+        self.write_summary();
+        Ok(self.summary)
+    }
+
+    /// Takes what the workers tell until it is time; they end when this
+    /// drops their channel.
+    fn listen(&mut self, events: Receiver<Event>) -> &'static str {
+        loop {
+            let left = self.length.saturating_sub(self.start.elapsed());
+            if left.is_zero() {
+                return "time";
+            }
+            match events.recv_timeout(left.min(Duration::from_secs(1))) {
+                Ok(Event::Hit(hit)) => self.found(&hit),
+                Ok(Event::New(target, scenario)) => self.keep(target, &scenario),
+                Ok(Event::Progress { executions, ops }) => {
+                    self.summary.executions += executions;
+                    self.summary.ops += ops;
+                }
+                Ok(Event::Interrupt) => return "Ctrl-C",
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return "the end of all workers",
+            }
+            self.progress.show(self.start.elapsed(), &self.summary);
+        }
+    }
+
+    /// Keeps a scenario for the nights to come.
+    fn keep(&mut self, target: Target, scenario: &Scenario) {
+        if self.corpus_broken {
+            return;
+        }
+        let bytes = scenario.encode();
+        let name = format!("{:016x}", fnv1a(&bytes));
+        // Not as careful as with findings: half of a scenario is one, too.
+        match fs::write(self.corpus.join(target.name()).join(name), &bytes) {
+            Ok(()) => self.summary.corpus_new += 1,
+            Err(e) => {
+                // Once is enough: fuzzing goes on without.
+                self.corpus_broken = true;
+                self.problem(format!("cannot write to {}: {e}", self.corpus.display()));
+            }
+        }
+    }
+
+    fn problem(&mut self, text: String) {
+        self.progress.say(&format!("warning: {text}"));
+        self.summary.problems.push(text);
+    }
+
+    fn found(&mut self, hit: &Hit) {
+        if !self.known.insert(hit.finding.key()) {
+            return;
+        }
+        let raw = self.written_down(&hit.scenario.ops, hit);
+        let artifact = hit.scenario.encode();
+        let log = self.log(hit);
+        let files: [(&str, &[u8]); 3] = [
+            ("reproducer.gup", raw.0.as_bytes()),
+            ("artifact", &artifact),
+            ("log", log.as_bytes()),
+        ];
+        let saved = self.folder.add_finding(&files);
+        let mut exec = Executor::new(self.kernel);
+        let small = minimise(&hit.scenario.ops, |ops| hit.target.run_caught(&mut exec, ops));
+        let (ops, finding) =
+            small.unwrap_or_else(|| (hit.scenario.ops.clone(), hit.finding.clone()));
+        let hit = Hit { finding, ..hit.clone() };
+        let (text, mail) = self.written_down(&ops, &hit);
+        let written = saved.and_then(|name| {
+            self.folder.write(&format!("{name}/reproducer.gup"), text.as_bytes())?;
+            self.folder.write(&format!("{name}/report.txt"), mail.as_bytes())?;
+            Ok(name)
+        });
+        let folder = match written {
+            Ok(name) => Some(name),
+            Err(e) => {
+                let out = self.folder.path("").display().to_string();
+                self.problem(format!("cannot write to {out}: {e}; the finding is printed"));
+                println!("{text}\n{mail}");
+                None
+            }
+        };
+        self.add(folder, &ops, &hit);
+        self.write_summary();
+    }
+
+    /// The reproducer and the mail.
+    fn written_down(&self, ops: &[Op], hit: &Hit) -> (String, String) {
+        if hit.finding.oracle == PANIC {
+            let mut r = Reproducer::from_ops(self.kernel, ops);
+            r.title = "the harness panics: a mistake in gup, not in the kernel".into();
+            r.story = vec![hit.finding.actual.clone()];
+            return (r.to_string(), format!("{}\n{}\n", r.title, hit.finding.actual));
+        }
+        let trace = hit.target.trace(&mut Executor::new(self.kernel), ops);
+        let r = Reproducer::of(self.kernel, ops, &trace, &hit.finding);
+        let mail = report(&r).unwrap_or_else(|_| page_table(&trace));
+        (r.to_string(), mail)
+    }
+
+    fn log(&self, hit: &Hit) -> String {
+        let f = &hit.finding;
+        format!(
+            "kernel:    {}\ntarget:    {}\noracle:    {}\nfunction:  {}\nop:        {}\n\
+             expected:  {}\nactual:    {}\nseed:      {}\nexecution: {} of its thread\n\
+             seconds:   {:.1}\nscenario as found:\n{:?}",
+            kernel_text(self.kernel),
+            hit.target.name(),
+            f.oracle,
+            f.function,
+            f.op + 1,
+            f.expected,
+            f.actual,
+            self.summary.seed,
+            hit.execution,
+            self.start.elapsed().as_secs_f64(),
+            hit.scenario
+        )
+    }
+
+    fn add(&mut self, folder: Option<String>, ops: &[Op], hit: &Hit) {
+        let f = &hit.finding;
+        let culprit = if f.oracle == PANIC { None } else { culprit(self.kernel, ops, f.oracle) };
+        let defect = match culprit {
+            Some(Culprit::Defect(d)) => Some(d.info()),
+            _ => None,
+        };
+        let place = folder.as_deref().unwrap_or("(printed)");
+        self.progress.say(&format!(
+            "{place}: {} in {}(), {} ops, after {} executions",
+            f.oracle,
+            f.function,
+            ops.len(),
+            thousands(hit.execution)
+        ));
+        self.summary.findings.push(Found {
+            folder,
+            oracle: f.oracle,
+            function: f.function,
+            target: hit.target.name(),
+            expected: f.expected.clone(),
+            actual: f.actual.clone(),
+            ops: ops.len(),
+            execution: hit.execution,
+            introduced: defect.and_then(|d| d.introduced).map(|c| c.id),
+            fixed: defect.map(|d| d.fixed.id),
+            explained_by: match culprit {
+                Some(Culprit::Defect(d)) => Some(d.info().slug),
+                Some(Culprit::Proposal(p)) => Some(p.info().slug),
+                None => None,
+            },
+        });
+    }
+
+    fn write_summary(&mut self) {
+        let s = &mut self.summary;
+        s.seconds = self.start.elapsed().as_secs_f64();
+        s.verdict = if s.findings.is_empty() { "holds" } else { "violates" };
+        let json = serde_json::to_string_pretty(s).unwrap_or_default();
+        let md = markdown(s, &self.folder.path(""));
+        let written = self
+            .folder
+            .write("summary.json", json.as_bytes())
+            .and_then(|()| self.folder.write("summary.md", md.as_bytes()));
+        if let Err(e) = written
+            && self.summary.problems.is_empty()
+        {
+            let out = self.folder.path("").display().to_string();
+            self.problem(format!("cannot write the summary to {out}: {e}"));
+        }
+    }
+}
+
+fn markdown(s: &Summary, out: &Path) -> String {
+    let mut text = format!("# {} on {}\n\n", s.verdict, s.kernel);
+    let _ = writeln!(
+        text,
+        "{} executions, {} ops in {:.0} s on {} threads, seed {}.\nCorpus: {} loaded, {} new.",
+        thousands(s.executions),
+        thousands(s.ops),
+        s.seconds,
+        s.jobs,
+        s.seed,
+        thousands(s.corpus_loaded as u64),
+        thousands(s.corpus_new as u64)
+    );
+    if s.stopped_by == "Ctrl-C" {
+        text.push_str("Stopped by Ctrl-C, before its time.\n");
+    }
+    if s.findings.is_empty() {
+        text.push_str("\nNothing was found. That is not a proof that nothing is there.\n");
+        return text;
+    }
+    text.push_str("\n| finding | oracle | function | ops | execution | introduced | fixed |\n");
+    text.push_str("|---|---|---|---|---|---|---|\n");
+    for f in &s.findings {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {}() | {} | {} | {} | {} |",
+            f.folder.as_deref().unwrap_or("(printed)"),
+            f.oracle,
+            f.function,
+            f.ops,
+            thousands(f.execution),
+            f.introduced.unwrap_or("-"),
+            f.fixed.or(f.explained_by).unwrap_or("not in the table")
+        );
+    }
+    if let Some(name) = s.findings.iter().find_map(|f| f.folder.as_deref()) {
+        let file = out.join(name).join("reproducer.gup");
+        let _ = writeln!(text, "\nnext: cargo gup report {}", quoted(&file));
+    }
+    text
+}
+
+/// A hash that is the same on every machine and in every release.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// A live line on a terminal, now and then a line elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    length: Duration,
+    next_line: Duration,
+}
+
+impl Progress {
+    fn new(length: Duration) -> Self {
+        // Hides itself where the standard error is no terminal.
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Progress { bar, length, next_line: PLAIN_PROGRESS.min(length / 2) }
+    }
+
+    fn show(&mut self, now: Duration, s: &Summary) {
+        let rate = s.executions as f64 / now.as_secs_f64().max(0.001);
+        let line = format!(
+            "{:.0} of {:.0} s, {} executions, {} a second, {} in the corpus, {} findings",
+            now.as_secs_f64(),
+            self.length.as_secs_f64(),
+            thousands(s.executions),
+            thousands(rate as u64),
+            thousands((s.corpus_loaded + s.corpus_new) as u64),
+            s.findings.len()
+        );
+        if !self.bar.is_hidden() {
+            self.bar.set_message(line);
+        } else if now >= self.next_line {
+            self.next_line += PLAIN_PROGRESS;
+            eprintln!("{line}");
+        }
+    }
+
+    /// A line that stays.
+    fn say(&self, text: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minutes_are_a_length_of_time() {
+        assert_eq!(minutes("0.5"), Ok(0.5));
+        for bad in ["0", "-1", "NaN", "inf", "1e9", "x", ""] {
+            assert!(minutes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn corpus_names_do_not_depend_on_the_machine() {
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+    }
+}

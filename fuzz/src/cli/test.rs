@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo gup test` and `cargo gup loom`: what CI runs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use clap::Args;
+
+use super::{Failure, Outcome, Verdict, root};
+
+/// Runs everything that CI runs.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Steps: fmt, clippy, tests, regressions, loom, docs. The output of a step is
+shown if it fails.
+
+Examples:
+  cargo gup test
+  cargo gup test --no-loom")]
+pub struct Test {
+    /// Leave the loom tests out
+    #[arg(long)]
+    no_loom: bool,
+}
+
+/// Runs the races under every interleaving.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Arguments go to the test binary. GUP_KERNEL names the kernel.
+
+Examples:
+  cargo gup loom
+  cargo gup loom pin_and_split
+  GUP_KERNEL='v5.15 fixed without c24d37322548' cargo gup loom")]
+pub struct Loom {
+    /// Which tests, and other arguments of the test binary
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// `cargo` with `args`, in the workspace.
+fn cargo(root: &Path, args: &[&str]) -> Command {
+    let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    c.args(args).current_dir(root);
+    c
+}
+
+/// The loom tests. Their own target folder: the flags differ from those of
+/// everything else, and each build would throw the other away.
+pub(super) fn loom_command(root: &Path) -> Command {
+    let mut c = cargo(root, &["test", "--release", "-p", "loom-tests"]);
+    c.args(["--no-fail-fast", "--", "--nocapture", "--test-threads=1"]);
+    c.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root.join("target-loom"));
+    c
+}
+
+fn cannot_start(what: &str, e: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot start {what}: {e}"), "cargo --version")
+}
+
+impl Loom {
+    pub(super) fn run(self) -> Outcome {
+        let mut command = loom_command(&root()?);
+        let status = command.args(&self.args).status().map_err(|e| cannot_start("cargo", &e))?;
+        Ok(if status.success() { Verdict::Held } else { Verdict::Violated })
+    }
+}
+
+impl Test {
+    pub(super) fn run(self) -> Outcome {
+        let root = root()?;
+        let mut docs = cargo(&root, &["doc", "--workspace", "--no-deps"]);
+        docs.env("RUSTDOCFLAGS", "-D warnings");
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        let mut steps = vec![
+            ("fmt", cargo(&root, &["fmt", "--all", "--check"])),
+            ("clippy", cargo(&root, &clippy)),
+            ("tests", cargo(&root, &["test", "--workspace"])),
+            ("regressions", cargo(&root, &["test", "-p", "gup-fuzz", "--test", "regressions"])),
+        ];
+        if !self.no_loom {
+            steps.push(("loom", loom_command(&root)));
+        }
+        steps.push(("docs", docs));
+        let (mut passed, mut failed) = (0, 0);
+        for (name, mut command) in steps {
+            let ok = step(name, &mut command)?;
+            *(if ok { &mut passed } else { &mut failed }) += 1;
+        }
+        println!("{passed} passed, {failed} failed");
+        Ok(if failed == 0 { Verdict::Held } else { Verdict::Violated })
+    }
+}
+
+/// Runs a step; its output is of interest only if it fails.
+fn step(name: &str, command: &mut Command) -> Result<bool, Failure> {
+    let start = Instant::now();
+    let output = command.output().map_err(|e| cannot_start(name, &e))?;
+    let seconds = start.elapsed().as_secs_f64();
+    if output.status.success() {
+        println!("{name:<12} ok      {seconds:6.1} s");
+        return Ok(true);
+    }
+    println!("{name:<12} FAILED  {seconds:6.1} s");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+    let next = if name == "loom" { "gup loom".into() } else { args.join(" ") };
+    println!("next: cargo {next}");
+    Ok(false)
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the harness itself knows: what it holds, what was written where, and
+//! which pin is tied to which address.
+
+use gup_core::model::limits::{MAX_CALL_PAGES, MAX_FRAMES, PAGE_SIZE};
+use gup_core::model::mm::MmId;
+use gup_core::model::{Page, World};
+
+use crate::scenario::{HANDLES, Handle, MMS, PAGES};
+
+/// What a read should find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// This token.
+    Exactly(u64),
+    /// Unknown: a device wrote through a pin that was not tied any more.
+    Anything,
+}
+
+/// What a call handed out, until it is given back.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Pins, or plain references.
+    pub pinned: bool,
+    /// Whether the call asked for FOLL_WRITE.
+    pub write: bool,
+    /// The process whose memory it was.
+    pub pid: u16,
+    /// Its mm.
+    pub mm: MmId,
+    /// The address of the first page.
+    pub addr: u64,
+    len: usize,
+    pages: [Page; MAX_CALL_PAGES],
+    tied: u16,
+}
+
+impl Held {
+    /// The pages, in the order of the addresses.
+    pub fn pages(&self) -> &[Page] {
+        &self.pages[..self.len]
+    }
+    /// The address that page `i` was found at.
+    pub fn addr_of(&self, i: usize) -> u64 {
+        self.addr + i as u64 * PAGE_SIZE
+    }
+    /// Whether page `i` must still be what its address maps.
+    pub fn is_tied(&self, i: usize) -> bool {
+        self.tied >> i & 1 != 0
+    }
+    fn tie(&mut self, i: usize) {
+        self.tied |= 1 << i;
+    }
+}
+
+/// A process, dead or alive: mms are used again, processes are not.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    parent: u16,
+    /// The parent's stores up to this one are its own, too.
+    forked_at: u64,
+}
+
+/// What the harness knows of a run.
+#[derive(Debug)]
+pub struct Ledger {
+    handles: [Option<Held>; HANDLES as usize],
+    gets: [i32; MAX_FRAMES],
+    pins: [i32; MAX_FRAMES],
+    epochs: [u32; MAX_FRAMES],
+    owned: u128,
+    pins_total: i32,
+    tied: u128,
+    /// Process 0 is nobody.
+    processes: Vec<Process>,
+    pids: [u16; MMS as usize],
+    shadow: [[Expect; PAGES as usize]; MMS as usize],
+    stores: u64,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn slot(addr: u64) -> usize {
+    (addr / PAGE_SIZE) as usize
+}
+
+impl Ledger {
+    /// Nothing held, nothing written.
+    pub fn new() -> Self {
+        Ledger {
+            handles: [None; HANDLES as usize],
+            gets: [0; MAX_FRAMES],
+            pins: [0; MAX_FRAMES],
+            epochs: [0; MAX_FRAMES],
+            owned: 0,
+            pins_total: 0,
+            tied: 0,
+            processes: vec![Process { parent: 0, forked_at: 0 }],
+            pids: [0; MMS as usize],
+            shadow: [[Expect::Exactly(0); PAGES as usize]; MMS as usize],
+            stores: 0,
+        }
+    }
+
+    /// Forgets everything, in place.
+    pub fn reset(&mut self) {
+        self.handles = [None; HANDLES as usize];
+        self.gets = [0; MAX_FRAMES];
+        self.pins = [0; MAX_FRAMES];
+        (self.owned, self.pins_total, self.tied, self.stores) = (0, 0, 0, 0);
+        self.processes.truncate(1);
+    }
+
+    /// What a handle holds.
+    pub fn handle(&self, h: Handle) -> Option<&Held> {
+        self.handles[usize::from(h.0)].as_ref()
+    }
+    /// The handles in use.
+    pub fn live_handles(&self) -> impl Iterator<Item = Handle> + use<> {
+        let live = (0..HANDLES).filter(|&h| self.handles[usize::from(h)].is_some());
+        live.map(Handle).collect::<Vec<_>>().into_iter()
+    }
+    /// Frames on which something is held.
+    pub fn owned_frames(&self) -> u128 {
+        self.owned
+    }
+    /// References and pins held on one frame.
+    pub fn held(&self, page: Page) -> (i32, i32) {
+        (self.gets[usize::from(page.0)], self.pins[usize::from(page.0)])
+    }
+    /// The epoch of a held frame when it was first held.
+    pub fn epoch(&self, page: Page) -> u32 {
+        self.epochs[usize::from(page.0)]
+    }
+    /// Pins held in all.
+    pub fn pins_held(&self) -> i32 {
+        self.pins_total
+    }
+    /// Frames with a tied pin.
+    pub fn tied_frames(&self) -> u128 {
+        self.tied
+    }
+    /// Every tied pin: the address and the page it must map.
+    pub fn ties(&self) -> impl Iterator<Item = (MmId, u64, Page)> + '_ {
+        self.handles.iter().flatten().filter(|h| h.tied != 0).flat_map(|h| {
+            let tied = (0..h.len).filter(|&i| h.is_tied(i));
+            tied.map(|i| (h.mm, h.addr_of(i), h.pages[i]))
+        })
+    }
+
+    /// Books what a call handed out. `tied` says which pages are tied to
+    /// their addresses.
+    pub fn hold(
+        &mut self,
+        world: &World,
+        h: Handle,
+        mut held: Held,
+        tied: impl Fn(usize, Page) -> bool,
+    ) {
+        for i in 0..held.len {
+            let page = held.pages[i];
+            let n = usize::from(page.0);
+            if self.gets[n] == 0 && self.pins[n] == 0 {
+                self.epochs[n] = world.epoch(page);
+                self.owned |= page.bit();
+            }
+            if held.pinned {
+                self.pins[n] += 1;
+                self.pins_total += 1;
+                if tied(i, page) {
+                    held.tie(i);
+                    self.tied |= page.bit();
+                }
+            } else {
+                self.gets[n] += 1;
+            }
+        }
+        self.handles[usize::from(h.0)] = Some(held);
+    }
+
+    /// A [`Held`] of these pages.
+    pub fn new_held(&self, pinned: bool, write: bool, mm: MmId, addr: u64, pages: &[Page]) -> Held {
+        let mut all = [Page::UNSET; MAX_CALL_PAGES];
+        all[..pages.len()].copy_from_slice(pages);
+        let pid = self.pid(mm);
+        Held { pinned, write, pid, mm, addr, len: pages.len(), pages: all, tied: 0 }
+    }
+
+    /// Books that a handle was given back.
+    pub fn release(&mut self, h: Handle) {
+        let Some(held) = self.handles[usize::from(h.0)].take() else { return };
+        for &page in held.pages() {
+            let n = usize::from(page.0);
+            if held.pinned {
+                self.pins[n] -= 1;
+                self.pins_total -= 1;
+            } else {
+                self.gets[n] -= 1;
+            }
+            if self.gets[n] == 0 && self.pins[n] == 0 {
+                self.owned &= !page.bit();
+            }
+        }
+        self.recount_ties();
+    }
+
+    fn recount_ties(&mut self) {
+        if self.tied != 0 {
+            self.tied = self.ties().fold(0, |set, (_, _, page)| set | page.bit());
+        }
+    }
+
+    /// The addresses are the process's own business from now on: pins taken
+    /// there are no longer tied.
+    pub fn untie(&mut self, mm: MmId, addrs: core::ops::Range<u64>) {
+        if self.tied == 0 {
+            return;
+        }
+        for held in self.handles.iter_mut().flatten().filter(|h| h.mm == mm) {
+            for i in 0..held.len {
+                if addrs.contains(&held.addr_of(i)) {
+                    held.tied &= !(1 << i);
+                }
+            }
+        }
+        self.recount_ties();
+    }
+
+    /// The process that runs in an mm now.
+    pub fn pid(&self, mm: MmId) -> u16 {
+        self.pids[usize::from(mm.0)]
+    }
+
+    /// A process without memory starts.
+    pub fn start(&mut self, mm: MmId) {
+        self.pids[usize::from(mm.0)] = self.processes.len() as u16;
+        self.processes.push(Process { parent: 0, forked_at: 0 });
+        self.shadow[usize::from(mm.0)] = [Expect::Exactly(0); PAGES as usize];
+    }
+
+    /// `child` starts as a copy of `parent`.
+    pub fn fork(&mut self, parent: MmId, child: MmId) {
+        let pid = self.pid(parent);
+        self.pids[usize::from(child.0)] = self.processes.len() as u16;
+        self.processes.push(Process { parent: pid, forked_at: self.stores });
+        self.shadow[usize::from(child.0)] = self.shadow[usize::from(parent.0)];
+    }
+
+    /// A token for the next store of a process.
+    pub fn next_store(&mut self, pid: u16) -> u64 {
+        self.stores += 1;
+        self.stores << 16 | u64::from(pid)
+    }
+
+    /// What a process should read at an address.
+    pub fn expect(&self, mm: MmId, addr: u64) -> Expect {
+        self.shadow[usize::from(mm.0)][slot(addr)]
+    }
+
+    /// What it should read from now on.
+    pub fn set_expect(&mut self, mm: MmId, addr: u64, e: Expect) {
+        self.shadow[usize::from(mm.0)][slot(addr)] = e;
+    }
+
+    /// Whether a process may see a store: its own, or an ancestor's from
+    /// before they parted.
+    pub fn may_see(&self, pid: u16, token: u64) -> bool {
+        let (writer, when) = ((token & 0xffff) as u16, token >> 16);
+        if token == 0 {
+            return true;
+        }
+        let (mut p, mut until) = (pid, u64::MAX);
+        while p != 0 {
+            if writer == p {
+                return when <= until;
+            }
+            let Process { parent, forked_at } = self.processes[usize::from(p)];
+            (p, until) = (parent, until.min(forked_at));
+        }
+        false
+    }
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs a scenario in a world and has every op judged.
+//!
+//! One [`Executor`] runs many scenarios: the world is torn down after each,
+//! which is a check in itself, and used again. After a finding the world is
+//! wiped instead.
+
+pub mod ledger;
+mod ops;
+pub mod trace;
+
+use gup_core::errno::Errno;
+use gup_core::history::Kernel;
+use gup_core::invariants::everything_free;
+use gup_core::model::mm::{MmId, mm_alive};
+use gup_core::model::{Cpu, Limits, Page, World, lru, mmap, page, zone};
+
+pub use ledger::Ledger;
+pub use trace::{PageRow, Trace, TraceLine};
+
+use crate::oracles::{Violation, bookkeeping};
+use crate::scenario::{CallResult, MMS, Op, Unpin, What};
+use crate::subject::{Port, Subject};
+
+/// One violation, and where it came up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// The oracle.
+    pub oracle: &'static str,
+    /// The kernel function, or the op that ran.
+    pub function: &'static str,
+    /// The index of the op; the number of ops if it was the tear-down.
+    pub op: usize,
+    /// The page it is about.
+    pub page: Option<Page>,
+    /// What should be.
+    pub expected: String,
+    /// What is.
+    pub actual: String,
+}
+
+impl Finding {
+    /// Findings with the same key are one finding.
+    pub fn key(&self) -> (&'static str, &'static str) {
+        (self.oracle, self.function)
+    }
+}
+
+/// What became of an op.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// A call of mm/gup.c returned.
+    Returned(CallResult),
+    /// Done.
+    Done,
+    /// Failed, as the op may.
+    Failed(Errno),
+    /// It could not run, for this reason.
+    Skipped(&'static str),
+}
+
+impl From<Result<(), Errno>> for Outcome {
+    fn from(r: Result<(), Errno>) -> Self {
+        r.map_or_else(Outcome::Failed, |()| Outcome::Done)
+    }
+}
+
+/// What an op came to, or what it violated.
+type Judged = Result<Outcome, Violation>;
+
+/// Runs scenarios.
+#[derive(Debug)]
+pub struct Executor<S: Subject = Port> {
+    kernel: Kernel,
+    subject: S,
+    world: World,
+    /// A second world for the agreement oracle, made when first needed.
+    shadow: Option<Box<World>>,
+    ledger: Ledger,
+    ops_run: u64,
+    features: Vec<u32>,
+}
+
+impl Executor<Port> {
+    /// An executor for the port on `kernel`.
+    pub fn new(kernel: Kernel) -> Self {
+        Self::with_subject(kernel, Port)
+    }
+}
+
+impl<S: Subject> Executor<S> {
+    /// An executor for any subject.
+    pub fn with_subject(kernel: Kernel, subject: S) -> Self {
+        Executor {
+            kernel,
+            subject,
+            world: World::new(Limits::FUZZ),
+            shadow: None,
+            ledger: Ledger::new(),
+            ops_run: 0,
+            features: Vec::new(),
+        }
+    }
+
+    /// The kernel that runs.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Ops run since the executor was made; skipped ops do not count.
+    pub fn ops_run(&self) -> u64 {
+        self.ops_run
+    }
+
+    /// Runs a scenario, op by op, up to the first violation.
+    pub fn run(&mut self, ops: &[Op]) -> Option<Finding> {
+        self.go(ops, false, None)
+    }
+
+    /// [`Executor::run`], and each fast call is compared with the slow one.
+    pub fn fast_vs_slow(&mut self, ops: &[Op]) -> Option<Finding> {
+        self.go(ops, true, None)
+    }
+
+    /// [`Executor::run`] with a record of everything.
+    pub fn trace(&mut self, ops: &[Op]) -> Trace {
+        let mut lines = Vec::new();
+        let finding = self.go(ops, false, Some(&mut lines));
+        Trace { lines, finding }
+    }
+
+    /// [`Executor::fast_vs_slow`] with a record of everything.
+    pub fn trace_fast_vs_slow(&mut self, ops: &[Op]) -> Trace {
+        let mut lines = Vec::new();
+        let finding = self.go(ops, true, Some(&mut lines));
+        Trace { lines, finding }
+    }
+
+    /// Appends what the last run showed: numbers that are equal when two
+    /// runs did the same kind of thing.
+    pub fn features(&self, out: &mut Vec<u32>) {
+        out.extend_from_slice(&self.features);
+    }
+
+    fn go(
+        &mut self,
+        ops: &[Op],
+        compare: bool,
+        mut lines: Option<&mut Vec<TraceLine>>,
+    ) -> Option<Finding> {
+        let Executor { kernel, subject, world, shadow, ledger, ops_run, features } = self;
+        if compare && shadow.is_none() {
+            *shadow = Some(Box::new(World::new(Limits::FUZZ)));
+        }
+        let shadow = if compare { shadow.as_deref() } else { None };
+        ledger.reset();
+        features.clear();
+        let cpu = Cpu::new(world, *kernel, 0);
+        cpu.record_steps(lines.is_some());
+        let mut finding = None;
+        let mut last = 0;
+        for (i, &op) in ops.iter().enumerate() {
+            let before = lines.is_some().then(|| trace::rows(&cpu, ledger));
+            let (subject, ledger) = (&*subject, &mut *ledger);
+            let mut run = ops::Run { cpu: &cpu, ledger, subject, shadow, returned: None };
+            let judged = run.op(&op);
+            let outcome = match &judged {
+                Ok(outcome) => *outcome,
+                Err(_) => run.returned.map_or(Outcome::Done, Outcome::Returned),
+            };
+            *ops_run += u64::from(!matches!(outcome, Outcome::Skipped(_)));
+            if let (Some(lines), Some(before)) = (lines.as_deref_mut(), before) {
+                lines.push(trace::line(&cpu, ledger, op, outcome, before));
+            }
+            last = trace::feature(&cpu, op, outcome, last, features);
+            if let Err(v) = judged {
+                finding = Some(found(v, i, op.name()));
+                break;
+            }
+        }
+        if finding.is_none()
+            && let Err(v) = tear_down(&cpu, ledger, subject)
+        {
+            finding = Some(found(v, ops.len(), "exit_mmap"));
+        }
+        if finding.is_some() {
+            world.reset();
+        }
+        finding
+    }
+}
+
+fn found(v: Violation, op: usize, function: &'static str) -> Finding {
+    Finding {
+        oracle: v.oracle,
+        function: v.function.unwrap_or(function),
+        op,
+        page: v.page,
+        expected: v.expected,
+        actual: v.actual,
+    }
+}
+
+/// Ends everything and gives everything back: the world must be empty then.
+fn tear_down<S: Subject>(cpu: &Cpu, ledger: &mut Ledger, subject: &S) -> Result<(), Violation> {
+    cpu.id.set(0);
+    for h in ledger.live_handles() {
+        let Some(held) = ledger.handle(h).copied() else { continue };
+        cpu.begin_op(held.mm, None);
+        if held.pinned {
+            subject.unpin(cpu, Unpin::Pages, held.pages());
+        } else {
+            held.pages().iter().for_each(|&p| page::put_page(cpu, p));
+        }
+        ledger.release(h);
+        bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
+    }
+    for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
+        cpu.begin_op(mm, None);
+        mmap::exit_mmap(cpu, mm);
+        bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
+    }
+    cpu.begin_op(MmId(0), None);
+    lru::lru_add_drain_all(cpu);
+    zone::reset_placement(cpu);
+    bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
+    everything_free(cpu.world).map_err(Violation::from)
+}
+
+impl Op {
+    /// The kernel function, or what else the op is called.
+    pub fn name(&self) -> &'static str {
+        match self.what {
+            What::Call(c) => c.call.name(),
+            What::Unpin(how, _) => how.name(),
+            What::Mmap(..) => "mmap",
+            What::Munmap(_) => "munmap",
+            What::Mprotect(..) => "mprotect",
+            What::Dontneed(_) => "madvise",
+            What::Write(_) => "write",
+            What::Read(_) => "read",
+            What::Fork(..) => "fork",
+            What::Exit(_) => "exit",
+            What::PutPage(_) => "put_page",
+            What::Tee(..) => "tee",
+            What::DmaWrite(_) => "dma_write",
+            What::DmaRead(_) => "dma_read",
+            What::LruAddDrain => "lru_add_drain",
+            What::LruAddDrainAll => "lru_add_drain_all",
+            What::Migrate(_) => "migrate",
+            What::SplitHugePage(_) => "split_huge_page",
+            What::SplitHugePmd(_) => "split_huge_pmd",
+            What::IsolateBlock(_) => "isolate_block",
+            What::UnisolateBlock(_) => "unisolate_block",
+            What::Prefer(_) => "prefer",
+            What::Cpu(_) => "cpu",
+        }
+    }
+}

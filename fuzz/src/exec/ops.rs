@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One op: run it, book it, have it judged.
+
+use gup_core::flags::{Foll, VmFlags};
+use gup_core::model::limits::MAX_CALL_PAGES;
+use gup_core::model::mm::{
+    MmId, Vma, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, vma_lookup,
+};
+use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
+use gup_core::model::{
+    Cpu, Page, World, fork, huge_memory, lru, memory, migrate, mmap, page, pipe, zone,
+};
+
+use super::ledger::{Expect, Ledger};
+use super::{Judged, Outcome};
+use crate::oracles::agreement::{self, Side};
+use crate::oracles::{Violation, bookkeeping, contents, errno, results};
+use crate::scenario::{Call, CallOp, CallResult, Handle, Op, Range, What};
+use crate::subject::{Args, Subject};
+
+const NO_PROCESS: Outcome = Outcome::Skipped("no such process");
+const NO_HANDLE: Outcome = Outcome::Skipped("no such handle");
+const HANDLE_BUSY: Outcome = Outcome::Skipped("handle in use");
+
+/// What an op runs with.
+pub(super) struct Run<'a, S: Subject> {
+    pub(super) cpu: &'a Cpu<'a>,
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) subject: &'a S,
+    /// Where the slow path runs beside the fast one, if it does.
+    pub(super) shadow: Option<&'a World>,
+    /// What a call returned before an oracle objected.
+    pub(super) returned: Option<CallResult>,
+}
+
+impl<S: Subject> Run<'_, S> {
+    /// Runs one op; every oracle looks at what it did.
+    pub(super) fn op(&mut self, op: &Op) -> Judged {
+        let mm = self.mm_of(&op.what);
+        self.cpu.begin_op(mm, op.fail);
+        if self.needs_process(&op.what) && !mm_alive(self.cpu, mm) {
+            return Ok(NO_PROCESS);
+        }
+        let (outcome, misuse) = match op.what {
+            What::Call(call) => self.call(&call)?,
+            ref what => (self.other(what)?, false),
+        };
+        if let Some(v) = bookkeeping::check(self.cpu, self.ledger, misuse)
+            .or_else(|| contents::ties(self.cpu, self.ledger))
+        {
+            return Err(v);
+        }
+        Ok(outcome)
+    }
+
+    fn mm_of(&self, what: &What) -> MmId {
+        match *what {
+            What::Mmap(r, ..)
+            | What::Munmap(r)
+            | What::Mprotect(r, _)
+            | What::Dontneed(r)
+            | What::Write(r)
+            | What::Read(r)
+            | What::Migrate(r)
+            | What::SplitHugePage(r)
+            | What::SplitHugePmd(r) => r.mm,
+            What::Fork(mm, _) | What::Exit(mm) => mm,
+            What::Call(c) => c.range.mm,
+            _ => MmId(0),
+        }
+    }
+
+    fn needs_process(&self, what: &What) -> bool {
+        match what {
+            What::Munmap(_)
+            | What::Mprotect(..)
+            | What::Dontneed(_)
+            | What::Write(_)
+            | What::Read(_)
+            | What::Migrate(_)
+            | What::SplitHugePage(_)
+            | What::SplitHugePmd(_)
+            | What::Fork(..)
+            | What::Exit(_)
+            | What::Call(_) => true,
+            What::Mmap(..)
+            | What::Unpin(..)
+            | What::PutPage(_)
+            | What::Tee(..)
+            | What::DmaWrite(_)
+            | What::DmaRead(_)
+            | What::LruAddDrain
+            | What::LruAddDrainAll
+            | What::IsolateBlock(_)
+            | What::UnisolateBlock(_)
+            | What::Prefer(_)
+            | What::Cpu(_) => false,
+        }
+    }
+
+    /// Every op but the calls.
+    fn other(&mut self, what: &What) -> Judged {
+        let cpu = self.cpu;
+        Ok(match *what {
+            What::Mmap(r, prot, kind) => self.mmap(r, prot, kind),
+            What::Munmap(r) => {
+                let done = mmap::munmap(cpu, r.mm, r.addr(), r.pages.into());
+                self.forget(r);
+                done.into()
+            }
+            What::Mprotect(r, prot) => {
+                // Waiver pin-then-mprotect.
+                self.ledger.untie(r.mm, r.bytes());
+                mmap::mprotect(cpu, r.mm, r.addr(), r.pages.into(), prot).into()
+            }
+            What::Dontneed(r) => {
+                let done = mmap::madvise_dontneed(cpu, r.mm, r.addr(), r.pages.into());
+                self.forget(r);
+                done.into()
+            }
+            What::Write(r) => self.write(r),
+            What::Read(r) => return self.read(r),
+            What::Fork(parent, child) => self.fork(parent, child),
+            What::Exit(mm) => {
+                self.ledger.untie(mm, 0..u64::MAX);
+                mmap::exit_mmap(cpu, mm);
+                Outcome::Done
+            }
+            What::Unpin(how, h) => {
+                let Some(held) = self.ledger.handle(h).filter(|x| x.pinned).copied() else {
+                    return Ok(NO_HANDLE);
+                };
+                self.subject.unpin(cpu, how, held.pages());
+                self.ledger.release(h);
+                Outcome::Done
+            }
+            What::PutPage(h) => {
+                let Some(held) = self.ledger.handle(h).filter(|x| !x.pinned).copied() else {
+                    return Ok(NO_HANDLE);
+                };
+                held.pages().iter().for_each(|&p| page::put_page(cpu, p));
+                self.ledger.release(h);
+                Outcome::Done
+            }
+            What::Tee(from, to) => return self.tee(from, to),
+            What::DmaWrite(h) => self.dma_write(h),
+            What::DmaRead(h) => return self.dma_read(h),
+            What::Call(_) => unreachable!("calls are run by call()"),
+            ref rest => self.kernel_work(rest),
+        })
+    }
+
+    /// What the kernel does by itself, and settings of the scenario.
+    fn kernel_work(&mut self, what: &What) -> Outcome {
+        let cpu = self.cpu;
+        match *what {
+            What::Migrate(r) => match mapped_page(cpu, r.mm, r.addr()) {
+                Some(page) => migrate::move_page(cpu, page).into(),
+                None => Outcome::Skipped("nothing is mapped there"),
+            },
+            What::SplitHugePage(r) => match mapped_page(cpu, r.mm, r.addr()) {
+                Some(page) => huge_memory::split_huge_page_of(cpu, page).into(),
+                None => Outcome::Skipped("nothing is mapped there"),
+            },
+            What::SplitHugePmd(r) => self.split_huge_pmd(r),
+            What::LruAddDrain => {
+                lru::lru_add_drain(cpu);
+                Outcome::Done
+            }
+            What::LruAddDrainAll => {
+                lru::lru_add_drain_all(cpu);
+                Outcome::Done
+            }
+            What::IsolateBlock(b) => zone::set_migratetype_isolate(cpu, b.into()).into(),
+            What::UnisolateBlock(b) => {
+                zone::unset_migratetype_isolate(cpu, b.into());
+                Outcome::Done
+            }
+            What::Prefer(p) => {
+                zone::set_preference(cpu, p);
+                Outcome::Done
+            }
+            What::Cpu(id) => {
+                cpu.id.set(id);
+                Outcome::Done
+            }
+            _ => unreachable!("run by other()"),
+        }
+    }
+
+    fn mmap(&mut self, r: Range, prot: mmap::Prot, kind: mmap::Kind) -> Outcome {
+        if !mm_alive(self.cpu, r.mm) {
+            if let Err(e) = mmap::mm_alloc(self.cpu, r.mm) {
+                return Outcome::Failed(e);
+            }
+            self.ledger.start(r.mm);
+        }
+        let done = mmap::mmap(self.cpu, r.mm, r.addr(), r.pages.into(), prot, kind);
+        if done.is_ok() {
+            r.addrs().for_each(|a| self.ledger.set_expect(r.mm, a, Expect::Exactly(0)));
+        }
+        done.into()
+    }
+
+    /// The process gave up a range, or what of it could be had: what comes
+    /// there next is zero.
+    fn forget(&mut self, r: Range) {
+        for a in r.addrs().filter(|&a| leaf_at(self.cpu, r.mm, a).is_none()) {
+            self.ledger.untie(r.mm, a..a + 1);
+            self.ledger.set_expect(r.mm, a, Expect::Exactly(0));
+        }
+    }
+
+    fn write(&mut self, r: Range) -> Outcome {
+        for addr in r.addrs() {
+            let token = self.ledger.next_store(self.ledger.pid(r.mm));
+            match memory::user_store(self.cpu, r.mm, addr, token) {
+                Ok(_) => self.ledger.set_expect(r.mm, addr, Expect::Exactly(token)),
+                Err(e) => return Outcome::Failed(e),
+            }
+        }
+        Outcome::Done
+    }
+
+    fn read(&mut self, r: Range) -> Judged {
+        for addr in r.addrs() {
+            let (page, token) = match memory::user_load(self.cpu, r.mm, addr) {
+                Ok(found) => found,
+                Err(e) => return Ok(Outcome::Failed(e)),
+            };
+            // A driver's buffer is shared by design.
+            if vma_lookup(self.cpu, r.mm, addr).is_some_and(|v| v.is_anonymous()) {
+                let (pid, expect) = (self.ledger.pid(r.mm), self.ledger.expect(r.mm, addr));
+                contents::read(self.ledger, pid, page, expect, token).map_or(Ok(()), Err)?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn fork(&mut self, parent: MmId, child: MmId) -> Outcome {
+        if mm_alive(self.cpu, child) {
+            return Outcome::Skipped("the child's slot is taken");
+        }
+        let done = fork::dup_mmap(self.cpu, parent, child);
+        if done.is_ok() {
+            self.ledger.fork(parent, child);
+        }
+        done.into()
+    }
+
+    fn split_huge_pmd(&mut self, r: Range) -> Outcome {
+        let (cpu, addr) = (self.cpu, r.addr());
+        let huge = leaf_at(cpu, r.mm, addr).is_some_and(|l| l.huge);
+        let found = vma_lookup(cpu, r.mm, addr).zip(mm_find_pmd(cpu, r.mm, addr));
+        let Some((vma, pmdp)) = found.filter(|_| huge) else {
+            return Outcome::Skipped("no PMD-mapped THP there");
+        };
+        mmap_read_lock(cpu, r.mm);
+        huge_memory::split_huge_pmd(cpu, &vma, pmdp);
+        mmap_read_unlock(cpu, r.mm);
+        Outcome::Done
+    }
+
+    fn tee(&mut self, from: Handle, to: Handle) -> Judged {
+        let Some(held) = self.ledger.handle(from).filter(|h| !h.pinned).copied() else {
+            return Ok(NO_HANDLE);
+        };
+        if self.ledger.handle(to).is_some() {
+            return Ok(HANDLE_BUSY);
+        }
+        let got = held.pages().iter().take_while(|&&p| pipe::generic_pipe_buf_get(self.cpu, p));
+        let got = got.count();
+        let copy =
+            self.ledger.new_held(false, held.write, held.mm, held.addr, &held.pages()[..got]);
+        if got > 0 {
+            self.ledger.hold(self.cpu.world, to, copy, |_, _| false);
+        }
+        if got < held.pages().len() {
+            let expected = "whoever holds a reference can have another".into();
+            let actual = format!("tee() got {got} of {}", held.pages().len());
+            let v = Violation::new("errno", expected, actual);
+            return Err(Violation { function: Some("generic_pipe_buf_get"), ..v });
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn dma_write(&mut self, h: Handle) -> Outcome {
+        let Some(held) = self.ledger.handle(h).copied() else { return NO_HANDLE };
+        if !(held.pinned && held.write) {
+            return Outcome::Skipped("not pinned for writing");
+        }
+        for (i, &page) in held.pages().iter().enumerate() {
+            let token = self.ledger.next_store(held.pid);
+            memory::dma_write(self.cpu, page, token);
+            let (mm, addr) = (held.mm, held.addr_of(i));
+            if held.is_tied(i) {
+                self.ledger.set_expect(mm, addr, Expect::Exactly(token));
+            } else if self.ledger.pid(mm) == held.pid {
+                self.ledger.set_expect(mm, addr, Expect::Anything);
+            }
+        }
+        Outcome::Done
+    }
+
+    fn dma_read(&mut self, h: Handle) -> Judged {
+        let Some(held) = self.ledger.handle(h).copied() else { return Ok(NO_HANDLE) };
+        for (i, &page) in held.pages().iter().enumerate() {
+            let token = memory::dma_read(self.cpu, page);
+            if !self.cpu.world.look(page).anon {
+                continue;
+            }
+            let tied = held.is_tied(i);
+            let expect =
+                if tied { self.ledger.expect(held.mm, held.addr_of(i)) } else { Expect::Anything };
+            contents::read(self.ledger, held.pid, page, expect, token).map_or(Ok(()), Err)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// A call of mm/gup.c; also whether it broke a documented rule.
+    fn call(&mut self, op: &CallOp) -> Result<(Outcome, bool), Violation> {
+        if self.ledger.handle(op.handle).is_some() {
+            return Ok((HANDLE_BUSY, false));
+        }
+        let spec = errno::specify(self.cpu, self.ledger, op);
+        let slow = self.shadow.and_then(|shadow| {
+            let slow = agreement::slow_counterpart(op)?;
+            shadow.copy_from(self.cpu.world);
+            Some((slow, shadow))
+        });
+        let asked = usize::from(op.range.pages);
+        let mut pages = [Page::UNSET; MAX_CALL_PAGES];
+        let mut vmas = [Vma::UNSET; MAX_CALL_PAGES];
+        let (result, lock_lie) =
+            invoke(self.cpu, self.subject, op, &mut pages[..asked], &mut vmas[..asked]);
+        self.returned = Some(result);
+        let n = result.unwrap_or(0).min(asked);
+        if !op.nopages {
+            self.book(op, &pages[..n]);
+        }
+        let objection = lock_lie
+            .or_else(|| self.judge_call(op, &spec, result, &pages[..n], &vmas[..n]))
+            .or_else(|| {
+                let (slow, shadow) = slow?;
+                self.compare(op, &slow, shadow, spec.misuse, result, &pages)
+            });
+        match objection {
+            Some(v) => Err(v),
+            None => Ok((Outcome::Returned(result), spec.misuse)),
+        }
+    }
+
+    /// Books what a call handed out.
+    fn book(&mut self, op: &CallOp, pages: &[Page]) {
+        let owned = pages.iter().position(|&p| p == Page::UNSET).unwrap_or(pages.len());
+        if owned == 0 {
+            return;
+        }
+        let (cpu, mm) = (self.cpu, op.range.mm);
+        let write = op.flags.contains(Foll::WRITE);
+        let held =
+            self.ledger.new_held(op.call.pins(), write, mm, op.range.addr(), &pages[..owned]);
+        self.ledger.hold(cpu.world, op.handle, held, |i, page| {
+            // Waiver read-only-pin-of-read-only-entry.
+            let addr = held.addr_of(i);
+            let vma = vma_lookup(cpu, mm, addr);
+            let private =
+                vma.is_some_and(|v| v.is_cow_mapping() && v.flags.contains(VmFlags::WRITE));
+            private && leaf_at(cpu, mm, addr).is_some_and(|l| l.write && l.page == page)
+        });
+    }
+
+    fn judge_call(
+        &self,
+        op: &CallOp,
+        spec: &errno::Spec,
+        result: CallResult,
+        pages: &[Page],
+        vmas: &[Vma],
+    ) -> Option<Violation> {
+        if !spec.misuse && !op.nopages {
+            let vmas = takes_vmas(op).then_some(vmas);
+            if let Some(v) = results::array(self.cpu, op, pages, vmas)
+                .or_else(|| results::placement(self.cpu, op, pages))
+            {
+                return Some(v);
+            }
+        }
+        // A call that the kernel had to warn about, or that never ended, is
+        // reported as that.
+        bookkeeping::check(self.cpu, self.ledger, spec.misuse)
+            .or_else(|| errno::check(self.cpu, op, spec, result))
+    }
+
+    /// Runs the slow counterpart in the shadow world and compares.
+    fn compare(
+        &self,
+        op: &CallOp,
+        slow: &CallOp,
+        shadow: &World,
+        misuse: bool,
+        result: CallResult,
+        pages: &[Page],
+    ) -> Option<Violation> {
+        if !agreement::comparable(self.cpu, misuse) {
+            return None;
+        }
+        let cpu = Cpu::new(shadow, self.cpu.kernel, self.cpu.id.get());
+        cpu.begin_op(op.range.mm, None);
+        let asked = usize::from(op.range.pages);
+        let mut slow_pages = [Page::UNSET; MAX_CALL_PAGES];
+        let mut vmas = [Vma::UNSET; MAX_CALL_PAGES];
+        let (slow_result, _) =
+            invoke(&cpu, self.subject, slow, &mut slow_pages[..asked], &mut vmas[..asked]);
+        let fast = Side { result, pages, world: self.cpu.world };
+        let slow = Side { result: slow_result, pages: &slow_pages, world: shadow };
+        agreement::check(op, &fast, &slow)
+    }
+}
+
+/// Whether the call has a `vmas` argument that can be used with these options.
+fn takes_vmas(op: &CallOp) -> bool {
+    let has = matches!(op.call, Call::GetUserPages | Call::PinUserPages) || op.call.remote();
+    has && !op.locked
+}
+
+/// Makes the call with the locks and pointers that it wants. Also answers
+/// whether `*locked` told the truth about mmap_lock.
+fn invoke<S: Subject>(
+    cpu: &Cpu,
+    subject: &S,
+    op: &CallOp,
+    pages: &mut [Page],
+    vmas: &mut [Vma],
+) -> (CallResult, Option<Violation>) {
+    let mm = op.range.mm;
+    let takes_locked =
+        op.locked || matches!(op.call, Call::GetUserPagesLocked | Call::PinUserPagesLocked);
+    let locks_itself = op.call.fast()
+        || matches!(op.call, Call::GetUserPagesUnlocked | Call::PinUserPagesUnlocked);
+    let mut locked = true;
+    if !locks_itself {
+        mmap_read_lock(cpu, mm);
+    }
+    let result = subject.call(
+        cpu,
+        op,
+        Args {
+            pages: (!op.nopages).then_some(pages),
+            vmas: takes_vmas(op).then_some(vmas),
+            locked: takes_locked.then_some(&mut locked),
+        },
+    );
+    let held = mmap_lock_holders(cpu, mm);
+    let should = i32::from(!locks_itself && locked);
+    let lie = (held != should).then(|| {
+        let expected = match (takes_locked, should) {
+            (true, _) => {
+                format!("*locked == {} tells whether mmap_lock is held", i32::from(locked))
+            }
+            (false, 0) => "mmap_lock is not held after the call".into(),
+            (false, _) => "mmap_lock is still held after the call".into(),
+        };
+        Violation::new("locking", expected, format!("it has {held} holders"))
+    });
+    if held == 1 && lie.is_none() {
+        mmap_read_unlock(cpu, mm);
+    }
+    (result, lie)
+}

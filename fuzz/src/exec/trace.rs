@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a run did, for people: page states in kernel terms; and for a
+//! corpus: features.
+
+use gup_core::flags::Pg;
+use gup_core::model::cpu::Event;
+use gup_core::model::limits::{PAGE_SIZE, TASK_PAGES};
+use gup_core::model::mm::{MmId, mm_alive};
+use gup_core::model::page::total_mapcount;
+use gup_core::model::pgtable::leaf_at;
+use gup_core::model::zone::{Place, is_migrate_isolate_page, place};
+use gup_core::model::{Cpu, Page};
+use gup_core::splat::Splat;
+use gup_core::step::Step;
+
+use super::{Finding, Ledger, Outcome};
+use crate::oracles::bookkeeping::owned_of;
+use crate::scenario::{MMS, Op, What};
+
+/// A run, op by op.
+#[derive(Debug)]
+pub struct Trace {
+    /// One line an op that was reached.
+    pub lines: Vec<TraceLine>,
+    /// What ended it, if anything did.
+    pub finding: Option<Finding>,
+}
+
+/// One op of a run.
+#[derive(Debug)]
+pub struct TraceLine {
+    /// The op.
+    pub op: Op,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What the kernel would have printed.
+    pub splats: Vec<Splat>,
+    /// Its failure was armed and never reached.
+    pub fail_unreached: bool,
+    /// The pages whose state changed: before, after.
+    pub rows: Vec<(Option<PageRow>, Option<PageRow>)>,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+/// A page (or compound page) at rest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PageRow {
+    /// The page, or the head.
+    pub page: Page,
+    /// log2 of its pages.
+    pub order: u32,
+    /// Where it lies.
+    pub place: Place,
+    /// Whether its pageblock is isolated.
+    pub isolated_block: bool,
+    /// Whether it is free.
+    pub free: bool,
+    /// The reference count.
+    pub refcount: i32,
+    /// All mappings. C: total_mapcount()
+    pub mapcount: i32,
+    /// The pin count, for order > 1.
+    pub pincount: i32,
+    /// Page flags.
+    pub flags: Pg,
+    /// Anonymous memory.
+    pub anon: bool,
+    /// The zero page.
+    pub zero_page: bool,
+    /// References of per-CPU LRU batches.
+    pub lru_batch: u32,
+    /// Where it is mapped, and whether writable.
+    pub maps: Vec<(MmId, u64, bool)>,
+    /// References the scenario holds.
+    pub gets: i32,
+    /// Pins the scenario holds.
+    pub pins: i32,
+}
+
+/// The state of every page in use.
+pub(super) fn rows(cpu: &Cpu, ledger: &Ledger) -> Vec<PageRow> {
+    // Observing must leave no steps in the record.
+    cpu.record_steps(false);
+    let world = cpu.world;
+    let mut maps: Vec<Vec<(MmId, u64, bool)>> = vec![Vec::new(); world.pages().count()];
+    for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
+        for addr in (0..TASK_PAGES).map(|n| n * PAGE_SIZE) {
+            let Some(leaf) = leaf_at(cpu, mm, addr) else { continue };
+            if let Some(page) = leaf.counted(world) {
+                maps[usize::from(world.head_of(page).0)].push((mm, addr, leaf.write));
+            }
+        }
+    }
+    let free = world.free_frames();
+    let used = world.pages().filter(|&p| {
+        let in_zone = p.0 < world.limits().device_start;
+        let held = ledger.held(p) != (0, 0);
+        world.head_of(p) == p && in_zone && (free & p.bit() == 0 || held)
+    });
+    let rows = used.map(|page| row(cpu, ledger, page, &mut maps)).collect();
+    cpu.record_steps(true);
+    rows
+}
+
+fn row(cpu: &Cpu, ledger: &Ledger, page: Page, maps: &mut [Vec<(MmId, u64, bool)>]) -> PageRow {
+    let world = cpu.world;
+    let v = world.look(page);
+    let owned = owned_of(cpu, ledger, page);
+    let lru_batch = world.batched().filter(|&p| p == page).count() as u32;
+    PageRow {
+        page,
+        order: v.order,
+        place: place(world, page),
+        isolated_block: is_migrate_isolate_page(world, page),
+        free: world.free_frames() & page.bit() != 0,
+        refcount: v.refcount,
+        mapcount: total_mapcount(cpu, page),
+        pincount: v.pincount,
+        flags: v.flags,
+        anon: v.anon,
+        zero_page: page == world.zero_page(),
+        lru_batch,
+        maps: std::mem::take(&mut maps[usize::from(page.0)]),
+        gets: owned.gets,
+        pins: owned.pins,
+    }
+}
+
+/// The record of an op that has just run.
+pub(super) fn line(
+    cpu: &Cpu,
+    ledger: &Ledger,
+    op: Op,
+    outcome: Outcome,
+    before: Vec<PageRow>,
+) -> TraceLine {
+    let steps = cpu.recorded_steps();
+    let splats = cpu.splats();
+    let after = rows(cpu, ledger);
+    let mut pages: Vec<Page> = before.iter().chain(&after).map(|r| r.page).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    let find = |rows: &[PageRow], p: Page| rows.iter().find(|r| r.page == p).cloned();
+    let rows = pages.into_iter().map(|p| (find(&before, p), find(&after, p)));
+    let rows = rows.filter(|(b, a)| a != b).collect();
+    TraceLine { op, outcome, splats, fail_unreached: cpu.fail_pending(), rows, steps }
+}
+
+/// Notes what kind of thing an op did, alone and after the one before it;
+/// returns what to pass for the next.
+pub(super) fn feature(
+    cpu: &Cpu,
+    op: Op,
+    outcome: Outcome,
+    last: u32,
+    features: &mut Vec<u32>,
+) -> u32 {
+    let came_to = match outcome {
+        Outcome::Returned(Ok(0)) => 1,
+        Outcome::Returned(Ok(_)) => 2,
+        Outcome::Returned(Err(e)) | Outcome::Failed(e) => 16 + e as u32,
+        Outcome::Done => 3,
+        Outcome::Skipped(_) => return last,
+    };
+    let flags = match op.what {
+        What::Call(c) => c.flags.bits() & 0x1_801d,
+        _ => 0,
+    };
+    // log2 of the steps says roughly which way the op took.
+    let length = cpu.steps_taken().max(1).ilog2();
+    let events = (cpu.events() - Event::OUT_OF_BUDGET).bits();
+    let kind = u32::from(op.what.opcode());
+    let this = hash(hash(hash(kind, came_to), hash(flags, events)), length);
+    features.push(this);
+    features.push(hash(last, this));
+    hash(kind, came_to)
+}
+
+/// Mixes two numbers (the finaliser of MurmurHash3).
+fn hash(a: u32, b: u32) -> u32 {
+    let mut h = a.rotate_left(15) ^ b.wrapping_mul(0x9e37_79b9);
+    h = (h ^ h >> 16).wrapping_mul(0x85eb_ca6b);
+    h = (h ^ h >> 13).wrapping_mul(0xc2b2_ae35);
+    h ^ h >> 16
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Oracles: rules that must hold whatever the scenario.
+//!
+//! An oracle looks at an op that has just run, at the world after it and at
+//! the [`Ledger`](crate::exec::Ledger) of what the harness itself holds, and answers with a
+//! violation or nothing. Rules that need only the world are in
+//! [`gup_core::invariants`]; the ones here need history.
+//!
+//! | slug | where |
+//! |---|---|
+//! | accounting, lifetime, locking, splat, progress | [`bookkeeping`] |
+//! | errno | [`errno`], a naive specification of every call |
+//! | result-array, placement | [`results`] |
+//! | reliability, isolation | [`contents`] |
+//! | agreement | [`agreement`] |
+//!
+//! What a base is known not to promise is a [`Waiver`], never a silent `if`.
+
+pub mod agreement;
+pub mod bookkeeping;
+pub mod contents;
+pub mod errno;
+pub mod results;
+
+use gup_core::model::Page;
+
+/// A rule that did not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The oracle's slug.
+    pub oracle: &'static str,
+    /// The kernel function at fault, where the oracle knows better than "the
+    /// op that ran".
+    pub function: Option<&'static str>,
+    /// The page it is about.
+    pub page: Option<Page>,
+    /// What should be.
+    pub expected: String,
+    /// What is.
+    pub actual: String,
+}
+
+impl Violation {
+    /// A violation of `oracle`.
+    pub fn new(oracle: &'static str, expected: String, actual: String) -> Self {
+        Violation { oracle, function: None, page: None, expected, actual }
+    }
+    /// The same, about a page.
+    #[must_use]
+    pub fn of_page(mut self, page: Page) -> Self {
+        self.page = Some(page);
+        self
+    }
+}
+
+impl From<gup_core::invariants::Broken> for Violation {
+    fn from(b: gup_core::invariants::Broken) -> Self {
+        Violation { page: b.page, ..Violation::new(b.oracle, b.rule.into(), b.what) }
+    }
+}
+
+/// Every oracle's slug.
+pub const SLUGS: &[&str] = &[
+    "accounting",
+    "errno",
+    "result-array",
+    "placement",
+    "agreement",
+    "isolation",
+    "reliability",
+    "lifetime",
+    "progress",
+    "locking",
+    "splat",
+];
+
+/// Something that an oracle would report and the base does not promise.
+#[derive(Debug)]
+pub struct Waiver {
+    /// Stable name.
+    pub slug: &'static str,
+    /// The oracle that holds its tongue.
+    pub oracle: &'static str,
+    /// What the base does, and since when a later kernel does better.
+    pub reason: &'static str,
+}
+
+/// What base v5.15 does not promise.
+pub const WAIVERS: &[Waiver] = &[
+    Waiver {
+        slug: "read-only-pin-of-read-only-entry",
+        oracle: "reliability",
+        reason: "a pin taken through an entry that is not writable (a page still shared after \
+                 fork, the zero page, a FOLL_FORCE pin of a read-only mapping) comes loose at \
+                 the next write fault; since a7f226604170 (v5.19) such pages are unshared first",
+    },
+    Waiver {
+        slug: "pin-then-mprotect",
+        oracle: "reliability",
+        reason: "mprotect() takes the write bit away, and do_wp_page() then copies a page that \
+                 has references besides the mapping; since 6c287605fd56 (v5.19) an exclusive \
+                 page is reused",
+    },
+];

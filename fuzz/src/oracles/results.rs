@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! result-array and placement: what a successful call handed out.
+
+use gup_core::flags::Foll;
+use gup_core::model::mm::Vma;
+use gup_core::model::pgtable::mapped_page;
+use gup_core::model::zone::{Place, is_migrate_isolate_page, place};
+use gup_core::model::{Cpu, Page};
+
+use super::Violation;
+use crate::scenario::CallOp;
+
+/// result-array: each entry up to the returned count is the page that the
+/// address maps, and was set by this call; so for the VMAs.
+pub fn array(cpu: &Cpu, op: &CallOp, pages: &[Page], vmas: Option<&[Vma]>) -> Option<Violation> {
+    for (i, (addr, &page)) in op.range.addrs().zip(pages).enumerate() {
+        let mapped = mapped_page(cpu, op.range.mm, addr);
+        if mapped == Some(page) {
+            continue;
+        }
+        let expected = match mapped {
+            Some(p) => format!("pages[{i}] is page {}, mapped at {addr:#x}", p.0),
+            None => format!("no pages[{i}]: nothing with a struct page is mapped at {addr:#x}"),
+        };
+        let actual = if page == Page::UNSET {
+            format!("counted as done, but pages[{i}] was never set")
+        } else {
+            format!("pages[{i}] is page {}", page.0)
+        };
+        return Some(Violation::new("result-array", expected, actual));
+    }
+    let vmas = &vmas?[..pages.len()];
+    let wrong = op.range.addrs().zip(vmas).position(|(a, v)| !(v.start..v.end).contains(&a));
+    wrong.map(|i| {
+        let expected = format!("vmas[{i}] is the VMA of the address");
+        Violation::new("result-array", expected, format!("it is {:#x}", vmas[i].start))
+    })
+}
+
+/// placement: a longterm pin leaves no page in memory that must stay
+/// movable.
+pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
+    if !op.flags.contains(Foll::LONGTERM) || !op.call.pins() {
+        return None;
+    }
+    let misplaced = |&p: &Page| {
+        p != Page::UNSET
+            && p != cpu.world.zero_page()
+            && (matches!(place(cpu.world, p), Place::Movable | Place::Cma)
+                || is_migrate_isolate_page(cpu.world, p))
+    };
+    let page = *pages.iter().find(|p| misplaced(p))?;
+    let isolated = is_migrate_isolate_page(cpu.world, page);
+    let lies = if isolated { "an isolated pageblock" } else { place(cpu.world, page).name() };
+    let expected = "no longterm pin in ZONE_MOVABLE, CMA or isolated memory".into();
+    let actual = format!("page {} is pinned in {lies}", page.0);
+    Some(Violation::new("placement", expected, actual).of_page(page))
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What runs in the world: the port, or something else with the same calls.
+
+use gup_core::flags::Foll;
+use gup_core::gup::v5_15 as gup;
+use gup_core::model::mm::Vma;
+use gup_core::model::{Cpu, Page};
+
+use crate::scenario::{Call, CallOp, CallResult, Unpin};
+
+/// The arrays and pointers that go with a call.
+#[derive(Debug)]
+pub struct Args<'a> {
+    /// Receives the pages; `None` only where the op says `nopages`.
+    pub pages: Option<&'a mut [Page]>,
+    /// Receives the VMAs, where the call has such an argument.
+    pub vmas: Option<&'a mut [Vma]>,
+    /// Whether mmap_lock is still held, for the calls that may drop it.
+    pub locked: Option<&'a mut bool>,
+}
+
+/// An implementation of mm/gup.c. The same scenarios run on it, judged by
+/// the same oracles.
+pub trait Subject {
+    /// One of the twelve calls. mmap_lock is held where the call wants it.
+    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult;
+    /// Gives pins back.
+    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]);
+}
+
+/// The port in gup-core.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Port;
+
+impl Subject for Port {
+    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+        let (mm, start, nr) = (op.range.mm, op.range.addr(), usize::from(op.range.pages));
+        let Args { pages, vmas, locked } = args;
+        let flags: Foll = op.flags;
+        match op.call {
+            Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages, vmas),
+            Call::GetUserPagesLocked => {
+                gup::get_user_pages_locked(cpu, start, nr, flags, pages, locked)
+            }
+            Call::GetUserPagesUnlocked => {
+                gup::get_user_pages_unlocked(cpu, start, nr, pages, flags)
+            }
+            Call::GetUserPagesRemote => {
+                gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
+            }
+            Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages, vmas),
+            Call::PinUserPagesLocked => {
+                gup::pin_user_pages_locked(cpu, start, nr, flags, pages, locked)
+            }
+            Call::PinUserPagesUnlocked => {
+                gup::pin_user_pages_unlocked(cpu, start, nr, pages, flags)
+            }
+            Call::PinUserPagesRemote => {
+                gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
+            }
+            Call::GetUserPagesFast
+            | Call::GetUserPagesFastOnly
+            | Call::PinUserPagesFast
+            | Call::PinUserPagesFastOnly => {
+                call_fast(cpu, op.call, start, nr, flags, pages.unwrap_or_default())
+            }
+        }
+    }
+
+    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
+        match how {
+            Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
+            Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
+            Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
+            Unpin::RangeDirtyLock => {
+                for run in pages.chunk_by(|a, b| a.nth(1) == *b) {
+                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
+                }
+            }
+        }
+    }
+}
+
+fn call_fast(
+    cpu: &Cpu,
+    call: Call,
+    start: u64,
+    nr: usize,
+    flags: Foll,
+    pages: &mut [Page],
+) -> CallResult {
+    match call {
+        Call::GetUserPagesFast => gup::get_user_pages_fast(cpu, start, nr, flags, pages),
+        Call::PinUserPagesFast => gup::pin_user_pages_fast(cpu, start, nr, flags, pages),
+        Call::PinUserPagesFastOnly => {
+            Ok(gup::pin_user_pages_fast_only(cpu, start, nr, flags, pages))
+        }
+        _ => Ok(gup::get_user_pages_fast_only(cpu, start, nr, flags, pages)),
+    }
+}
