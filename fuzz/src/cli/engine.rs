@@ -113,6 +113,35 @@ pub struct Hit {
     pub execution: u64,
 }
 
+/// Features seen. They are folded into a small table, so that a corpus has an
+/// end: without it every tenth scenario is new in some way, for ever.
+#[derive(Clone, Debug)]
+pub struct Features(Vec<bool>);
+
+/// The most entries of a corpus.
+const FEATURES: usize = 1 << 13;
+
+impl Features {
+    /// None yet.
+    pub fn new() -> Self {
+        Features(vec![false; FEATURES])
+    }
+    /// Adds some; says whether any is new.
+    pub fn add(&mut self, features: &[u32]) -> bool {
+        let mut new = false;
+        for &f in features {
+            new |= !std::mem::replace(&mut self.0[f as usize % FEATURES], true);
+        }
+        new
+    }
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Draws scenarios, runs them, keeps a corpus.
 #[derive(Debug)]
 pub struct Fuzzer {
@@ -120,7 +149,7 @@ pub struct Fuzzer {
     generator: Generator,
     rng: Rng,
     corpus: Vec<Scenario>,
-    seen: HashSet<u32>,
+    seen: Features,
     features: Vec<u32>,
     scenario: Scenario,
     executions: u64,
@@ -135,7 +164,7 @@ impl Fuzzer {
             // Another stream than the generator's.
             rng: Rng::with_seed(!seed),
             corpus: Vec::new(),
-            seen: HashSet::new(),
+            seen: Features::new(),
             features: Vec::new(),
             scenario: Scenario::default(),
             executions: 0,
@@ -181,18 +210,16 @@ impl Fuzzer {
         }
         self.features.clear();
         self.exec.features(&mut self.features);
-        let known = self.seen.len();
-        self.seen.extend(&self.features);
-        let new = self.seen.len() > known;
+        let new = self.seen.add(&self.features);
         if new {
             self.corpus.push(self.scenario.clone());
         }
         (None, new)
     }
 
-    /// The scenario that ran last.
-    pub fn last(&self) -> &Scenario {
-        &self.scenario
+    /// The scenario that ran last, and its features.
+    pub fn last(&self) -> (&Scenario, &[u32]) {
+        (&self.scenario, &self.features)
     }
 
     /// Target `text` on the last scenario: printed, with one byte changed,
@@ -237,7 +264,7 @@ pub enum Event {
     /// Something new was found; boxed, as the other events are small.
     Hit(Box<Hit>),
     /// A scenario showed a new feature.
-    New(Target, Scenario),
+    New(Target, Scenario, Vec<u32>),
     /// Executions and ops since the last time.
     Progress { executions: u64, ops: u64 },
     /// Not from a worker: the user wants to stop.
@@ -294,7 +321,8 @@ fn work(job: Job, events: &Sender<Event>) -> Result<(), std::sync::mpsc::SendErr
                 let (hit, new) = fuzzer.step(target);
                 report(hit)?;
                 if new {
-                    events.send(Event::New(target, fuzzer.last().clone()))?;
+                    let (scenario, features) = fuzzer.last();
+                    events.send(Event::New(target, scenario.clone(), features.to_vec()))?;
                 }
             }
             None => report(fuzzer.text_step())?,

@@ -18,7 +18,7 @@ use gup_core::history::Kernel;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::engine::{Event, Hit, Job, PANIC, Target, keep_panics_quiet, spawn};
+use super::engine::{Event, Features, Hit, Job, PANIC, Target, keep_panics_quiet, spawn};
 use super::folder::Folder;
 use super::{Failure, Outcome, Verdict, print_json, quoted, root, thousands};
 use crate::exec::Executor;
@@ -133,6 +133,8 @@ impl Nightly {
             folder,
             corpus,
             known: HashSet::new(),
+            seen: Features::new(),
+            unsaved: Vec::new(),
             corpus_broken: false,
             progress: Progress::new(length),
             summary,
@@ -176,6 +178,8 @@ struct Night {
     folder: Folder,
     corpus: PathBuf,
     known: HashSet<(&'static str, &'static str)>,
+    seen: Features,
+    unsaved: Vec<(Target, Scenario)>,
     corpus_broken: bool,
     progress: Progress,
     summary: Summary,
@@ -203,6 +207,9 @@ impl Night {
             self.summary.stopped_by = self.listen(events);
         });
         self.progress.finish();
+        while !self.unsaved.is_empty() {
+            self.save_one();
+        }
         self.write_summary();
         Ok(self.summary)
     }
@@ -215,15 +222,21 @@ impl Night {
             if left.is_zero() {
                 return "time";
             }
-            match events.recv_timeout(left.min(Duration::from_secs(1))) {
+            // What is new in the corpus is written when there is time.
+            let patience = if self.unsaved.is_empty() { left } else { Duration::ZERO };
+            match events.recv_timeout(patience.min(Duration::from_secs(1))) {
                 Ok(Event::Hit(hit)) => self.found(&hit),
-                Ok(Event::New(target, scenario)) => self.keep(target, &scenario),
+                Ok(Event::New(target, scenario, features)) => {
+                    if self.seen.add(&features) {
+                        self.unsaved.push((target, scenario));
+                    }
+                }
                 Ok(Event::Progress { executions, ops }) => {
                     self.summary.executions += executions;
                     self.summary.ops += ops;
                 }
                 Ok(Event::Interrupt) => return "Ctrl-C",
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.save_one(),
                 Err(RecvTimeoutError::Disconnected) => return "the end of all workers",
             }
             self.progress.show(self.start.elapsed(), &self.summary);
@@ -231,7 +244,8 @@ impl Night {
     }
 
     /// Keeps a scenario for the nights to come.
-    fn keep(&mut self, target: Target, scenario: &Scenario) {
+    fn save_one(&mut self) {
+        let Some((target, scenario)) = self.unsaved.pop() else { return };
         if self.corpus_broken {
             return;
         }

@@ -2,7 +2,7 @@
 //! What a run did, for people: page states in kernel terms; and for a
 //! corpus: features.
 
-use gup_core::flags::Pg;
+use gup_core::flags::{Foll, Pg};
 use gup_core::model::cpu::Event;
 use gup_core::model::limits::{PAGE_SIZE, TASK_PAGES};
 use gup_core::model::mm::{MmId, mm_alive};
@@ -147,8 +147,10 @@ pub(super) fn line(
     TraceLine { op, outcome, splats, fail_unreached: cpu.fail_pending(), rows, steps }
 }
 
-/// Notes what kind of thing an op did, alone and after the one before it;
-/// returns what to pass for the next.
+/// Notes what kind of thing an op did: by itself, with the flags that change
+/// most, what went wrong meanwhile and roughly how long it took; and after
+/// which other kind. Coarse on purpose, so that a corpus stays some thousand
+/// scenarios. Returns what to pass for the next op.
 pub(super) fn feature(
     cpu: &Cpu,
     op: Op,
@@ -164,17 +166,15 @@ pub(super) fn feature(
         Outcome::Skipped(_) => return last,
     };
     let flags = match op.what {
-        What::Call(c) => c.flags.bits() & 0x1_801d,
+        What::Call(c) => (c.flags & (Foll::WRITE | Foll::LONGTERM | Foll::FORCE)).bits(),
         _ => 0,
     };
-    // log2 of the steps says roughly which way the op took.
-    let length = cpu.steps_taken().max(1).ilog2();
     let events = (cpu.events() - Event::OUT_OF_BUDGET).bits();
-    let kind = u32::from(op.what.opcode());
-    let this = hash(hash(hash(kind, came_to), hash(flags, events)), length);
-    features.push(this);
+    let length = cpu.steps_taken().max(1).ilog2() / 2;
+    let this = hash(u32::from(op.what.opcode()), came_to);
+    features.push(hash(hash(this, flags), hash(events, length)));
     features.push(hash(last, this));
-    hash(kind, came_to)
+    this
 }
 
 /// Mixes two numbers (the finaliser of MurmurHash3).
