@@ -81,23 +81,34 @@ fn our_panic(message: String, op: usize) -> Finding {
 }
 
 thread_local! {
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Inside of [`caught`]: the message of the panic, once there is one.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Keeps the messages of panics for findings instead of printing each.
+/// From now on, panics inside of [`caught`] are kept for findings instead of
+/// being printed each.
 pub fn keep_panics_quiet() {
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line()));
-        let payload = info.payload();
-        let text = payload.downcast_ref::<String>().map(String::as_str);
-        let what = text.or_else(|| payload.downcast_ref().copied()).unwrap_or("panic");
-        LAST_PANIC.set(Some(format!("{what}{}", place.unwrap_or_default())));
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        CAUGHT.with_borrow_mut(|message| match message {
+            Some(message) => {
+                let payload = info.payload();
+                let text = payload.downcast_ref::<String>().map(String::as_str);
+                let what = text.or_else(|| payload.downcast_ref().copied()).unwrap_or("panic");
+                let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line()));
+                *message = format!("{what}{}", place.unwrap_or_default()).replace('\n', " ");
+            }
+            None => print(info),
+        });
     }));
 }
 
-fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f))
-        .map_err(|_| LAST_PANIC.take().unwrap_or_else(|| "panic".into()).replace('\n', " "))
+/// Runs `f`; a panic is an error with its message.
+pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    CAUGHT.set(Some("panic".into()));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    let message = CAUGHT.take().unwrap_or_default();
+    result.map_err(|_| message)
 }
 
 /// A finding with the scenario that shows it.

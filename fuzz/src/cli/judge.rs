@@ -211,7 +211,7 @@ fn print_table(rows: &[Row], no_loom: bool) {
             println!("    run on:        {}", r.run_on);
         }
         let violated = r.violates.join(", ");
-        println!("    {} {violated}", r.verdict);
+        println!("    {}", format!("{} {violated}", r.verdict).trim_end());
         println!("    executions:    {}", thousands(r.executions));
         match r.interleavings {
             Some(n) => println!("    interleavings: {}", thousands(n)),

@@ -18,7 +18,7 @@ use gup_core::history::Kernel;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::engine::{Event, Features, Hit, Job, PANIC, Target, keep_panics_quiet, spawn};
+use super::engine::{Event, Features, Hit, Job, PANIC, Target, caught, keep_panics_quiet, spawn};
 use super::folder::Folder;
 use super::{Failure, Outcome, Verdict, print_json, quoted, root, thousands};
 use crate::exec::Executor;
@@ -306,16 +306,23 @@ impl Night {
 
     /// The reproducer and the mail.
     fn written_down(&self, ops: &[Op], hit: &Hit) -> (String, String) {
-        if hit.finding.oracle == PANIC {
+        let of_ours = |message: String| {
             let mut r = Reproducer::from_ops(self.kernel, ops);
             r.title = "the harness panics: a mistake in gup, not in the kernel".into();
-            r.story = vec![hit.finding.actual.clone()];
-            return (r.to_string(), format!("{}\n{}\n", r.title, hit.finding.actual));
+            let mail = format!("{}\n{message}\n", r.title);
+            r.story = vec![message];
+            (r.to_string(), mail)
+        };
+        if hit.finding.oracle == PANIC {
+            return of_ours(hit.finding.actual.clone());
         }
-        let trace = hit.target.trace(&mut Executor::new(self.kernel), ops);
-        let r = Reproducer::of(self.kernel, ops, &trace, &hit.finding);
-        let mail = report(&r).unwrap_or_else(|_| page_table(&trace));
-        (r.to_string(), mail)
+        let written = caught(|| {
+            let trace = hit.target.trace(&mut Executor::new(self.kernel), ops);
+            let r = Reproducer::of(self.kernel, ops, &trace, &hit.finding);
+            let mail = report(&r).unwrap_or_else(|_| page_table(&trace));
+            (r.to_string(), mail)
+        });
+        written.unwrap_or_else(of_ours)
     }
 
     fn log(&self, hit: &Hit) -> String {
@@ -340,7 +347,9 @@ impl Night {
 
     fn add(&mut self, folder: Option<String>, ops: &[Op], hit: &Hit) {
         let f = &hit.finding;
-        let culprit = if f.oracle == PANIC { None } else { culprit(self.kernel, ops, f.oracle) };
+        // It replays on other kernels, where other things may go wrong.
+        let explained = caught(|| culprit(self.kernel, ops, f.oracle)).ok().flatten();
+        let culprit = explained.filter(|_| f.oracle != PANIC);
         let defect = match culprit {
             Some(Culprit::Defect(d)) => Some(d.info()),
             _ => None,

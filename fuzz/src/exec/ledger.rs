@@ -48,6 +48,12 @@ impl Held {
     pub fn is_tied(&self, i: usize) -> bool {
         self.tied >> i & 1 != 0
     }
+    /// Further references on the first `n` pages, for the same process: a
+    /// pipe's pages stay those of whoever filled it.
+    #[must_use]
+    pub fn teed(&self, n: usize) -> Held {
+        Held { pinned: false, len: n, tied: 0, ..*self }
+    }
     fn tie(&mut self, i: usize) {
         self.tied |= 1 << i;
     }

@@ -270,10 +270,8 @@ impl<S: Subject> Run<'_, S> {
         }
         let got = held.pages().iter().take_while(|&&p| pipe::generic_pipe_buf_get(self.cpu, p));
         let got = got.count();
-        let copy =
-            self.ledger.new_held(false, held.write, held.mm, held.addr, &held.pages()[..got]);
         if got > 0 {
-            self.ledger.hold(self.cpu.world, to, copy, |_, _| false);
+            self.ledger.hold(self.cpu.world, to, held.teed(got), |_, _| false);
         }
         if got < held.pages().len() {
             let expected = "whoever holds a reference can have another".into();
