@@ -17,6 +17,8 @@ const MAX_RUNS: usize = 20_000;
 /// Bytes of a record; see [`crate::scenario`].
 const MM: usize = 1;
 const PAGE: usize = 2;
+/// Pages of the range after the first.
+const MORE_PAGES: usize = 3;
 const FLAGS: [usize; 2] = [4, 5];
 const EXTRA: usize = 6;
 
@@ -35,6 +37,7 @@ pub fn minimise(
         m.drop_ops();
         m.drop_failures();
         m.simplify_arguments();
+        m.shrink_ranges();
         m.move_pages();
         m.renumber();
         if m.ops == before || m.runs >= MAX_RUNS {
@@ -112,6 +115,34 @@ impl<C: FnMut(&[Op]) -> Option<Finding>> Minimiser<C> {
         let mut ops = self.ops.clone();
         ops[i] = op;
         self.keep(ops)
+    }
+
+    /// Takes pages off the front and the back of a range, in all ops that
+    /// are about it at once, and then in each alone.
+    fn shrink_ranges(&mut self) {
+        let shrunk = |r: &[u8; RECORD], front: u8, back: u8| {
+            let mut r = *r;
+            r[PAGE] += front;
+            r[MORE_PAGES] -= front + back;
+            r
+        };
+        for i in 0..self.ops.len() {
+            for (front, back) in [(1, 0), (0, 1)] {
+                while let Some(now) = self.ops.get(i).map(|op| op.encode())
+                    && now[MORE_PAGES] > 0
+                {
+                    let all = |r: &mut [u8; RECORD]| {
+                        if r[PAGE..=MORE_PAGES] == now[PAGE..=MORE_PAGES] {
+                            *r = shrunk(r, front, back);
+                        }
+                    };
+                    let one = Op::decode(shrunk(&now, front, back));
+                    if !self.rename(all) && !one.is_some_and(|op| self.replace(i, op)) {
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     /// Moves everything at an address at once, as low as it goes.

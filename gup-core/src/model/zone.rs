@@ -159,7 +159,9 @@ pub fn is_migrate_cma_page(world: &World, page: Page) -> bool {
 /// C: is_migrate_isolate_page(), linux/page-isolation.h
 #[inline]
 pub fn is_migrate_isolate_page(world: &World, page: Page) -> bool {
-    world.isolated_blocks.read() as u32 >> (page.0 >> PAGEBLOCK_ORDER) & 1 != 0
+    let blocks = world.isolated_blocks.read() as u32;
+    // A wild page has no pageblock.
+    blocks.checked_shr(u32::from(page.0 >> PAGEBLOCK_ORDER)).unwrap_or(0) & 1 != 0
 }
 
 fn isolated_frames(world: &World) -> u128 {
