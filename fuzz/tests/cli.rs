@@ -233,3 +233,13 @@ fn every_verb_has_help() {
         assert!(ran.out.contains("Examples:"), "{verb}");
     }
 }
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_panic() {
+    let mut child =
+        command(&["kernels"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Nobody reads: the first line that is printed meets a closed pipe.
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
+}

@@ -13,6 +13,8 @@ pub(crate) use loom::sync::Condvar;
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
+#[cfg(loom)]
+pub(crate) use loom::thread::yield_now;
 #[cfg(not(loom))]
 pub use std::sync::Arc;
 #[cfg(not(loom))]

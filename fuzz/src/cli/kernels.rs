@@ -6,6 +6,10 @@ use gup_core::history::{Base, Commit, Defect, Proposal, Reach};
 use serde::Serialize;
 
 use super::{Outcome, Verdict, print_json};
+use crate::repro::report::wrap;
+
+/// Where the lines go on under a commit.
+const INDENT: &str = "               ";
 
 /// Lists the kernels that can be named: bases, defects, proposals.
 #[derive(Args, Debug)]
@@ -101,20 +105,26 @@ impl Kernels {
         println!("Bases: {}\n\nDefects:", table.bases.join(", "));
         for d in table.defects {
             let open = if d.in_v5_15 { "open in v5.15" } else { "fixed in v5.15" };
-            println!("\n  {} ({open}): {}", d.slug, d.what);
+            let head = format!("{} ({open}): {}", d.slug, d.what);
+            print!("\n{}", wrap(&head, "  ", "  "));
             match d.introduced {
-                Some(c) => println!("    introduced {} {} ({})", c.id, c.subject, c.release),
+                Some(c) => print_commit("    introduced ", &c),
                 None => println!("    introduced before git, or with the code itself"),
             }
-            let c = d.fixed;
-            println!("    fixed      {} {} ({})", c.id, c.subject, c.release);
+            print_commit("    fixed      ", &d.fixed);
             println!("    found by   {}: {}", d.found_by, d.oracles.join(", "));
         }
         println!("\nProposals:");
         for p in table.proposals {
-            println!("\n  proposal:{} (for {}): {}", p.slug, p.repairs, p.what);
+            let head = format!("proposal:{} (for {}): {}", p.slug, p.repairs, p.what);
+            print!("\n{}", wrap(&head, "  ", "  "));
         }
         println!("\nnext: cargo gup judge 'v5.15 with proposal:NAME'");
         Ok(Verdict::Held)
     }
+}
+
+fn print_commit(label: &str, c: &CommitRow) {
+    let text = format!("{} {} ({})", c.id, c.subject, c.release);
+    print!("{}", wrap(&text, label, INDENT));
 }

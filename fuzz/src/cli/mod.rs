@@ -75,8 +75,25 @@ enum Verb {
     Loom(test::Loom),
 }
 
+/// What the shell says of a program that SIGPIPE ended.
+const CLOSED_PIPE: i32 = 128 + 13;
+
+/// Ends quietly if whoever reads our output (`| head`) has read enough: the
+/// standard library ignores SIGPIPE and panics instead.
+fn end_quietly_on_a_closed_pipe() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>();
+        if text.is_some_and(|t| t.starts_with("failed printing to stdout")) {
+            std::process::exit(CLOSED_PIPE);
+        }
+        hook(info);
+    }));
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    end_quietly_on_a_closed_pipe();
     // clap itself ends with 2 on what it cannot parse.
     let outcome = match Cli::parse().verb {
         Verb::Nightly(v) => v.run(),

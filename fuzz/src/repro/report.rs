@@ -307,7 +307,7 @@ fn commit(c: &Commit) -> String {
 
 /// Breaks `text` at spaces, and at `|` if it must, into lines of at most
 /// [`WIDTH`] columns; the first begins with `first`, the others with `then`.
-fn wrap(text: &str, first: &str, then: &str) -> String {
+pub(crate) fn wrap(text: &str, first: &str, then: &str) -> String {
     let mut out = String::new();
     let mut line = String::from(first);
     let mut empty = true;

@@ -19,7 +19,7 @@ use super::world::World;
 use crate::atomic::{RawLock, Word64};
 use crate::flags::VmFlags;
 use crate::step::StepKind;
-use crate::sync::Locked;
+use crate::sync::{Locked, yield_now};
 
 const PRESENT: u64 = 1 << 0;
 const RW: u64 = 1 << 1;
@@ -503,13 +503,8 @@ pub(crate) fn tlb_remove_table_sync(cpu: &Cpu) {
     if cpu.bug_on(cpu.irqs_off.get() != 0, at, "waiting for an IPI with interrupts off") {
         return;
     }
-    #[cfg(not(loom))]
     while cpu.world.irqs_off.add_return(0) != 0 {
-        crate::sync::yield_now();
-    }
-    #[cfg(loom)]
-    while cpu.world.irqs_off.add_return(0) != 0 {
-        loom::thread::yield_now();
+        yield_now();
     }
 }
 
