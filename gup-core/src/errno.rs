@@ -24,7 +24,8 @@ macro_rules! errnos {
 
 errnos! {
     ENOENT = 2, EINTR = 4, EAGAIN = 11, ENOMEM = 12, EFAULT = 14, EBUSY = 16,
-    EEXIST = 17, EINVAL = 22, EOPNOTSUPP = 95, EHWPOISON = 133,
+    EEXIST = 17, EINVAL = 22, EMLINK = 31, EOVERFLOW = 75, EOPNOTSUPP = 95,
+    EREMOTEIO = 121, EHWPOISON = 133,
 }
 
 impl fmt::Display for Errno {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! FOLL_*, VM_*, PG_* and the other flag words, with the values of v5.15.
+//! FOLL_*, VM_*, PG_* and the other flag words, with the values of v5.15
+//! where it has them.
 
 use bitflags::bitflags;
 
@@ -46,6 +47,18 @@ bitflags! {
         const PIN = 0x40000;
         /// Internal: the fast path alone, no fallback.
         const FAST_ONLY = 0x80000;
+        // Since v6.x; the numbers are the model's own.
+        /// Fail where a page would have to be faulted in.
+        const NOFAULT = 0x100000;
+        /// Any signal may end a wait, not only a fatal one.
+        const INTERRUPTIBLE = 0x200000;
+        /// Take NUMA hinting faults. Before v6.6 the other way round:
+        /// FOLL_NUMA, set by the calls themselves.
+        const HONOR_NUMA_FAULT = 0x400000;
+        /// Pages of PCI peer-to-peer memory are wanted.
+        const PCI_P2PDMA = 0x800000;
+        /// Internal: `locked` may be cleared.
+        const UNLOCKABLE = 0x1000000;
     }
 
     /// C: VM_*, linux/mm.h
@@ -107,6 +120,10 @@ bitflags! {
         const TRIED = 0x20;
         /// On behalf of another task.
         const REMOTE = 0x80;
+        /// Any signal may interrupt the wait.
+        const INTERRUPTIBLE = 0x200;
+        /// Give the mapping an anonymous page of its own, read-only still.
+        const UNSHARE = 0x400;
     }
 
     /// What a fault came to. C: VM_FAULT_*, linux/mm_types.h
@@ -126,6 +143,8 @@ bitflags! {
         const RETRY = 0x400;
         /// A huge page could not be had: use small ones.
         const FALLBACK = 0x800;
+        /// Done, but mmap_lock was dropped.
+        const COMPLETED = 0x4000;
         /// All errors. C: VM_FAULT_ERROR
         const ERROR = 0x1 | 0x2 | 0x10 | 0x40 | 0x800;
     }

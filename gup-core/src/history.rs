@@ -20,10 +20,12 @@
 use core::{fmt, str::FromStr};
 
 /// The kernel text that the port follows, function by function.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Base {
     /// mm/gup.c as commit 54d516b1d62f (v5.15-rc1) left it.
     V5_15,
+    /// mm/gup.c of 6.12.117.
+    V6_12,
 }
 
 impl Base {
@@ -33,6 +35,7 @@ impl Base {
     pub fn name(self) -> &'static str {
         match self {
             Base::V5_15 => "v5.15",
+            Base::V6_12 => "v6.12",
         }
     }
 }
@@ -46,14 +49,35 @@ pub struct DefectInfo {
     pub introduced: Option<Commit>,
     /// The commit that took it away.
     pub fixed: Commit,
-    /// Whether base v5.15 as released has it.
-    pub in_v5_15: bool,
+    /// The bases whose text it can be in, and whether each has it as
+    /// released. A base that is not listed has no such statement.
+    pub bases: &'static [(Base, Released)],
     /// What is wrong, in one sentence.
     pub what: &'static str,
     /// The oracles that see it.
     pub oracles: &'static [&'static str],
     /// What finds it: a fuzz target, or loom.
     pub reach: Reach,
+}
+
+/// What a base as released has of a defect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Released {
+    /// The defect: its fix came later.
+    Open,
+    /// The fix.
+    Fixed,
+}
+
+impl DefectInfo {
+    /// What `base` has of it as released; `None` if it does not apply there.
+    pub fn in_base(&self, base: Base) -> Option<Released> {
+        self.bases.iter().find(|&&(b, _)| b == base).map(|&(_, r)| r)
+    }
+    /// Whether `base` as released has it.
+    pub fn open_in(&self, base: Base) -> bool {
+        self.in_base(base) == Some(Released::Open)
+    }
 }
 
 /// A mainline commit.
@@ -109,7 +133,7 @@ defects! {
             subject: "Revert \"mm/gup: small refactoring: simplify try_grab_page()\"",
             release: "v5.17-rc3",
         },
-        in_v5_15: true,
+        bases: &[(Base::V5_15, Released::Open)],
         what: "the slow path grabs with the fast path's helper, which refuses \
                FOLL_LONGTERM on a movable page instead of letting it migrate",
         oracles: &["errno"],
@@ -128,7 +152,7 @@ defects! {
             subject: "Revert \"mm/gup: remove try_get_page(), call try_get_compound_head() directly\"",
             release: "v5.15-rc1",
         },
-        in_v5_15: false,
+        bases: &[(Base::V5_15, Released::Fixed)],
         what: "holders of a stable reference take another one speculatively: \
                outside the getter's context, and a count of 0 fails quietly",
         oracles: &["splat", "errno"],
@@ -147,7 +171,7 @@ defects! {
             subject: "mm/gup: fix try_grab_compound_head() race with split_huge_page()",
             release: "v5.14-rc1",
         },
-        in_v5_15: false,
+        bases: &[(Base::V5_15, Released::Fixed)],
         what: "a split or free between the lookup of the head and the \
                speculative reference leaves the reference on a stranger",
         oracles: &["accounting", "lifetime"],
@@ -166,7 +190,7 @@ defects! {
             subject: "mm/gup: use unpin_user_pages() in __gup_longterm_locked()",
             release: "v5.10-rc4",
         },
-        in_v5_15: false,
+        bases: &[(Base::V5_15, Released::Fixed)],
         what: "when a longterm pin must migrate, its pins are released with \
                put_page(): 1 is taken where 1024 was added",
         oracles: &["accounting"],
@@ -185,7 +209,7 @@ defects! {
             subject: "mm/gup: fix omission of check on FOLL_LONGTERM in gup fast path",
             release: "v5.7-rc1",
         },
-        in_v5_15: false,
+        bases: &[(Base::V5_15, Released::Fixed)],
         what: "GUP-fast pins pages in memory that must stay movable",
         oracles: &["placement"],
         reach: Reach::Sequence,
@@ -203,7 +227,7 @@ defects! {
             subject: "mm/gup: page->hpage_pinned_refcount: exact pin counts for huge pages",
             release: "v5.7-rc1",
         },
-        in_v5_15: false,
+        bases: &[(Base::V5_15, Released::Fixed)],
         what: "every pin of a tail adds 1024 to the reference count of the head",
         oracles: &["accounting", "errno"],
         reach: Reach::Sequence,
@@ -221,7 +245,7 @@ defects! {
             subject: "mm: fix invalid page pointer returned with FOLL_PIN gups",
             release: "v5.18-rc1",
         },
-        in_v5_15: true,
+        bases: &[(Base::V5_15, Released::Open)],
         what: "follow_pfn_pte() refuses FOLL_GET but not FOLL_PIN: the entry \
                counts as pinned, and its place in pages[] is never set",
         oracles: &["result-array"],
@@ -236,7 +260,7 @@ defects! {
             subject: "mm/huge_memory: streamline COW logic in do_huge_pmd_wp_page()",
             release: "v5.18-rc1",
         },
-        in_v5_15: true,
+        bases: &[(Base::V5_15, Released::Open)],
         what: "do_huge_pmd_wp_page() asks for mappings, not references: a child \
                that keeps a reference and unmaps sees the parent's later stores \
                (CVE-2020-29374 for THP)",
@@ -252,7 +276,7 @@ defects! {
             subject: "mm: fix is_pinnable_page against a cma page",
             release: "v5.19-rc1",
         },
-        in_v5_15: true,
+        bases: &[(Base::V5_15, Released::Open)],
         what: "(with its repair 034e5afad921, which pins the zero page again) \
                is_pinnable_page() knows MIGRATE_CMA but not MIGRATE_ISOLATE, the \
                type of a CMA pageblock while it is being allocated",
@@ -273,7 +297,7 @@ defects! {
                       follow_page_pte()",
             release: "v6.18-rc1",
         },
-        in_v5_15: true,
+        bases: &[(Base::V5_15, Released::Open)],
         what: "gup_pte_range() returns the error of arch_make_page_accessible() \
                where 0 means failure: the walk goes on in the next table, and \
                later pages land in the places of earlier ones",
@@ -336,8 +360,8 @@ impl Proposal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Kernel {
     base: Base,
-    defects: u32,
-    proposals: u32,
+    defects: u64,
+    proposals: u64,
 }
 
 impl Kernel {
@@ -345,7 +369,7 @@ impl Kernel {
     pub fn released(base: Base) -> Self {
         let mut k = Kernel::fixed(base);
         for &d in Defect::ALL {
-            if d.info().in_v5_15 {
+            if d.info().open_in(base) {
                 k = k.with_defect(d);
             }
         }
@@ -362,26 +386,26 @@ impl Kernel {
     /// Whether it has the defect.
     #[inline]
     pub fn has(self, d: Defect) -> bool {
-        self.defects & (1 << d as u32) != 0
+        self.defects & (1 << d as u64) != 0
     }
     /// Whether the proposal is applied to it.
     #[inline]
     pub fn applies(self, p: Proposal) -> bool {
-        self.proposals & (1 << p as u32) != 0
+        self.proposals & (1 << p as u64) != 0
     }
     /// The same kernel with the defect.
     pub fn with_defect(mut self, d: Defect) -> Self {
-        self.defects |= 1 << d as u32;
+        self.defects |= 1 << d as u64;
         self
     }
     /// The same kernel without the defect.
     pub fn without_defect(mut self, d: Defect) -> Self {
-        self.defects &= !(1 << d as u32);
+        self.defects &= !(1 << d as u64);
         self
     }
     /// The same kernel with the proposal.
     pub fn with_proposal(mut self, p: Proposal) -> Self {
-        self.proposals |= 1 << p as u32;
+        self.proposals |= 1 << p as u64;
         self
     }
     /// The defects it has, in the order of the table.
@@ -399,10 +423,11 @@ impl Kernel {
     pub fn all_known(base: Base) -> Vec<Kernel> {
         let fixed = Kernel::fixed(base);
         let mut all = vec![Kernel::released(base), fixed];
-        all.extend(Defect::ALL.iter().map(|&d| fixed.with_defect(d)));
-        all.extend(
-            Proposal::ALL.iter().map(|&p| fixed.with_defect(p.info().repairs).with_proposal(p)),
-        );
+        let here = |d: Defect| d.info().in_base(base).is_some();
+        let defects = Defect::ALL.iter().filter(|&&d| here(d));
+        all.extend(defects.map(|&d| fixed.with_defect(d)));
+        let proposals = Proposal::ALL.iter().filter(|p| here(p.info().repairs));
+        all.extend(proposals.map(|&p| fixed.with_defect(p.info().repairs).with_proposal(p)));
         let mut seen = Vec::new();
         all.retain(|k| {
             let new = !seen.contains(k);
@@ -416,13 +441,13 @@ impl Kernel {
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.base.name())?;
-        let open = || Defect::ALL.iter().copied().filter(|d| d.info().in_v5_15);
+        let open = || Defect::ALL.iter().copied().filter(|d| d.info().open_in(self.base));
         let all_fixed = !open().any(|d| self.has(d)) && open().next().is_some();
         if all_fixed {
             f.write_str(" fixed")?;
         }
         for d in Defect::ALL.iter().copied() {
-            let expected = d.info().in_v5_15 && !all_fixed;
+            let expected = d.info().open_in(self.base) && !all_fixed;
             match (self.has(d), expected) {
                 (true, false) => write!(f, " without {}", d.info().fixed.id)?,
                 (false, true) => write!(f, " with {}", d.info().fixed.id)?,
@@ -487,6 +512,9 @@ impl Kernel {
         if let Some(slug) = what.strip_prefix("proposal:") {
             let p = Proposal::ALL.iter().copied().find(|p| p.info().slug == slug);
             let p = p.ok_or_else(|| format!("unknown proposal `{slug}`"))?;
+            if p.info().repairs.info().in_base(self.base).is_none() {
+                return Err(format!("`{what}` does not apply to {}", self.base.name()));
+            }
             return if with {
                 Ok(self.with_proposal(p))
             } else {
@@ -498,18 +526,24 @@ impl Kernel {
             let n = what.len().min(id.len());
             n >= 7 && what.is_ascii() && id[..n] == what[..n]
         };
-        let mut known = false;
+        let (mut known, mut applies) = (false, false);
         for &d in Defect::ALL {
             let info = d.info();
-            if names(info.fixed.id) {
-                self = if with { self.without_defect(d) } else { self.with_defect(d) };
-                known = true;
-            } else if info.introduced.is_some_and(|c| names(c.id)) {
-                self = if with { self.with_defect(d) } else { self.without_defect(d) };
-                known = true;
+            let (fix, cause) = (names(info.fixed.id), info.introduced.is_some_and(|c| names(c.id)));
+            if !fix && !cause {
+                continue;
+            }
+            known = true;
+            if info.in_base(self.base).is_some() {
+                applies = true;
+                self = if with == fix { self.without_defect(d) } else { self.with_defect(d) };
             }
         }
-        if known { Ok(self) } else { Err(format!("unknown commit `{what}`")) }
+        match (known, applies) {
+            (_, true) => Ok(self),
+            (true, _) => Err(format!("commit `{what}` does not apply to {}", self.base.name())),
+            _ => Err(format!("unknown commit `{what}`")),
+        }
     }
 }
 
@@ -519,7 +553,7 @@ mod tests {
 
     #[test]
     fn every_known_kernel_survives_its_text_form() {
-        for k in Kernel::all_known(Base::V5_15) {
+        for k in Base::ALL.iter().flat_map(|&b| Kernel::all_known(b)) {
             assert_eq!(k.to_string().parse::<Kernel>().as_ref(), Ok(&k), "{k}");
         }
     }

@@ -2,7 +2,7 @@
 //! `cargo gup kernels`
 
 use clap::Args;
-use gup_core::history::{Base, Commit, Defect, Proposal, Reach};
+use gup_core::history::{Base, Commit, Defect, Proposal, Reach, Released};
 use serde::Serialize;
 
 use super::{Outcome, Verdict, print_json};
@@ -42,10 +42,18 @@ struct DefectRow {
     slug: &'static str,
     introduced: Option<CommitRow>,
     fixed: CommitRow,
-    in_v5_15: bool,
+    bases: Vec<BaseRow>,
     found_by: &'static str,
     oracles: &'static [&'static str],
     what: &'static str,
+}
+
+/// A base that a defect applies to.
+#[derive(Serialize)]
+struct BaseRow {
+    base: &'static str,
+    /// Whether the base as released has it.
+    open: bool,
 }
 
 #[derive(Serialize)]
@@ -75,7 +83,9 @@ fn table() -> Table {
             slug: i.slug,
             introduced: i.introduced.map(Into::into),
             fixed: i.fixed.into(),
-            in_v5_15: i.in_v5_15,
+            bases: (i.bases.iter())
+                .map(|&(b, r)| BaseRow { base: b.name(), open: r == Released::Open })
+                .collect(),
             found_by: match i.reach {
                 Reach::Sequence => "fuzzing",
                 Reach::Race => "loom",
@@ -104,8 +114,10 @@ impl Kernels {
         }
         println!("Bases: {}\n\nDefects:", table.bases.join(", "));
         for d in table.defects {
-            let open = if d.in_v5_15 { "open in v5.15" } else { "fixed in v5.15" };
-            let head = format!("{} ({open}): {}", d.slug, d.what);
+            let state =
+                |b: &BaseRow| format!("{} in {}", if b.open { "open" } else { "fixed" }, b.base);
+            let states: Vec<_> = d.bases.iter().map(state).collect();
+            let head = format!("{} ({}): {}", d.slug, states.join(", "), d.what);
             print!("\n{}", wrap(&head, "  ", "  "));
             match d.introduced {
                 Some(c) => print_commit("    introduced ", &c),

@@ -12,7 +12,7 @@ use core::fmt;
 use super::mm::MmId;
 use super::page::Page;
 use super::world::World;
-use crate::history::{Defect, Kernel};
+use crate::history::{Base, Defect, Kernel};
 use crate::splat::{Splat, SplatKind};
 use crate::step::{Step, StepKind};
 
@@ -156,6 +156,12 @@ impl<'w> Cpu<'w> {
     #[inline]
     pub fn has(&self, d: Defect) -> bool {
         self.kernel.has(d)
+    }
+
+    /// Whether the base of the kernel it runs is `base` or a later one.
+    #[inline]
+    pub fn since(&self, base: Base) -> bool {
+        self.kernel.base() >= base
     }
 
     /// Starts an op of the task of `mm`: a fresh budget, `fail` armed,

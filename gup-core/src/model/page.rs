@@ -28,6 +28,8 @@ pub struct Page(pub u16);
 impl Page {
     /// An entry of a result array that no call has set.
     pub const UNSET: Page = Page(u16::MAX);
+    /// A page pointer that a call has set to NULL.
+    pub const NULL: Page = Page(u16::MAX - 1);
 
     /// Its bit in a set of frames; none for [`Page::UNSET`].
     #[inline]
