@@ -3,6 +3,7 @@
 //! path beside the fast one, and what decoding costs.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use gup_core::history::Base;
 use gup_fuzz::exec::Executor;
 use gup_fuzz::generators::Generator;
 use gup_fuzz::scenario::Scenario;
@@ -10,7 +11,7 @@ use gup_fuzz::scenario::Scenario;
 const SCENARIOS: usize = 2_000;
 
 fn scenarios() -> Vec<Scenario> {
-    let mut g = Generator::new(1);
+    let mut g = Generator::new(1, Base::V5_15);
     (0..SCENARIOS)
         .map(|_| {
             let mut s = Scenario::default();

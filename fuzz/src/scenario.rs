@@ -15,6 +15,7 @@ use std::fmt;
 use arbitrary::{Arbitrary, Unstructured};
 use gup_core::errno::Errno;
 use gup_core::flags::Foll;
+use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
@@ -222,6 +223,12 @@ impl Call {
     pub fn fast_only(self) -> bool {
         matches!(self, Call::GetUserPagesFastOnly | Call::PinUserPagesFastOnly)
     }
+    /// Whether the base has it.
+    pub fn exists_in(self, base: Base) -> bool {
+        use Call::{GetUserPagesLocked, PinUserPagesFastOnly, PinUserPagesLocked};
+        base < Base::V6_12
+            || !matches!(self, GetUserPagesLocked | PinUserPagesLocked | PinUserPagesFastOnly)
+    }
     /// Whether it works on another task's mm.
     pub fn remote(self) -> bool {
         matches!(self, Call::GetUserPagesRemote | Call::PinUserPagesRemote)
@@ -258,7 +265,7 @@ impl Unpin {
 }
 
 /// Flags that a scenario can pass, by their bit in the binary form.
-pub const CALL_FLAGS: [Foll; 11] = [
+pub const CALL_FLAGS: [Foll; 14] = [
     Foll::WRITE,
     Foll::LONGTERM,
     Foll::FORCE,
@@ -270,7 +277,17 @@ pub const CALL_FLAGS: [Foll; 11] = [
     Foll::GET,
     Foll::PIN,
     Foll::TOUCH,
+    Foll::NOFAULT,
+    Foll::INTERRUPTIBLE,
+    Foll::HONOR_NUMA_FAULT,
 ];
+
+/// The flags of [`CALL_FLAGS`] that callers have on a base.
+pub fn flags_of(base: Base) -> Foll {
+    let since_v6_12 = Foll::NOFAULT | Foll::INTERRUPTIBLE | Foll::HONOR_NUMA_FAULT;
+    let all = CALL_FLAGS.into_iter().fold(Foll::empty(), |all, flag| all | flag);
+    if base >= Base::V6_12 { all } else { all - since_v6_12 }
+}
 
 impl From<What> for Op {
     fn from(what: What) -> Self {

@@ -103,6 +103,8 @@ bitflags! {
         const SWAPBACKED = 1 << 5;
         /// Reserved by the kernel: the zero page.
         const RESERVED = 1 << 6;
+        /// Anonymous, and mapped by one process alone. On tails, too.
+        const ANON_EXCLUSIVE = 1 << 7;
     }
 
     /// How a fault is handled. C: FAULT_FLAG_*, linux/mm.h

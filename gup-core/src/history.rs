@@ -383,6 +383,13 @@ impl Kernel {
     pub fn base(self) -> Base {
         self.base
     }
+    /// The lowest order of a compound page that counts its pins by itself:
+    /// there is room for a pin count since pages of two pages have it, too.
+    /// C: hpage_pincount_available(), folio_has_pincount()
+    #[inline]
+    pub fn pincount_order(self) -> u32 {
+        if self.base >= Base::V6_12 { 1 } else { 2 }
+    }
     /// Whether it has the defect.
     #[inline]
     pub fn has(self, d: Defect) -> bool {

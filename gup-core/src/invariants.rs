@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::history::Kernel;
 use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
 use crate::model::mm::{MmId, mm_alive, mmap_lock_holders};
 use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
@@ -52,14 +53,20 @@ pub struct Owned {
 }
 
 /// Whether the reference count and the pin count of a head (or small page)
-/// are exactly what its mappings, the LRU batches and `owned` explain.
+/// are exactly what its mappings, the LRU batches and `owned` explain on
+/// `kernel`.
 ///
 /// # Errors
 /// The rule `accounting`, with both numbers.
 #[inline]
-pub fn counts_add_up(world: &World, head: Page, owned: Owned) -> Result<(), Broken> {
+pub fn counts_add_up(
+    world: &World,
+    kernel: Kernel,
+    head: Page,
+    owned: Owned,
+) -> Result<(), Broken> {
     let batched = world.batched().filter(|&p| p == head).count() as i32;
-    counts_add_up_with(world, head, owned, batched)
+    counts_add_up_with(world, kernel, head, owned, batched)
 }
 
 /// [`counts_add_up`] for callers that know how many references the LRU
@@ -70,11 +77,12 @@ pub fn counts_add_up(world: &World, head: Page, owned: Owned) -> Result<(), Brok
 #[inline]
 pub fn counts_add_up_with(
     world: &World,
+    kernel: Kernel,
     head: Page,
     owned: Owned,
     batched: i32,
 ) -> Result<(), Broken> {
-    let expected = Expected::of(world, head, owned, batched);
+    let expected = Expected::of(world, kernel, head, owned, batched);
     let frame = world.frame(head);
     if frame.refcount.read() == expected.refcount && frame.pincount.read() == expected.pincount {
         return Ok(());
@@ -91,15 +99,17 @@ struct Expected {
 }
 
 impl Expected {
-    fn of(world: &World, head: Page, owned: Owned, batched: i32) -> Self {
+    fn of(world: &World, kernel: Kernel, head: Page, owned: Owned, batched: i32) -> Self {
         let nr = u64::from(world.span_of(head).count_ones());
         let mut mapped = world.frame(head).compound_mapcount.read();
         for i in 0..nr {
             mapped += world.frame(head.nth(i)).mapcount.read();
         }
-        // A page of order > 1 counts its pins by themselves.
-        let (pin_refs, pincount) =
-            if nr > 2 { (owned.pins, owned.pins) } else { (owned.pins * GUP_PIN_COUNTING_BIAS, 0) };
+        let (pin_refs, pincount) = if nr >= 1 << kernel.pincount_order() {
+            (owned.pins, owned.pins)
+        } else {
+            (owned.pins * GUP_PIN_COUNTING_BIAS, 0)
+        };
         let kernel = i32::from(head == world.zero_page());
         let refcount = mapped + batched + kernel + owned.gets + pin_refs;
         Expected { refcount, pincount, mapped, batched }

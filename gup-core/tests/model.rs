@@ -151,7 +151,7 @@ fn a_small_pin_is_1024_references_and_a_large_one_counts_by_itself() {
     with_process(Kind::Anon, |cpu| {
         let page = pin(cpu, 0);
         assert_eq!((cpu.world.refcount(page), cpu.world.look(page).pincount), (1026, 0));
-        counts_add_up(cpu.world, page, Owned { gets: 0, pins: 1 }).unwrap();
+        counts_add_up(cpu.world, cpu.kernel, page, Owned { gets: 0, pins: 1 }).unwrap();
         unpin_user_pages(cpu, &[page], Ok(1));
     });
     with_process(Kind::AnonThp, |cpu| {

@@ -71,6 +71,8 @@ pub struct Held {
     pub gets: Vec<Page>,
     /// What the kernel would have printed.
     pub splats: Vec<Splat>,
+    /// The kernel that the race ran on, once it has.
+    kernel: Option<Kernel>,
 }
 
 impl Held {
@@ -92,21 +94,26 @@ impl Held {
         self.pins.extend(other.pins);
         self.gets.extend(other.gets);
         self.splats.extend(other.splats);
+        self.kernel = self.kernel.or(other.kernel);
         self
     }
 
     /// Whether every page carries exactly what is held of it: a pin sits on
     /// the head that the pinned page has now, and on no other page. Then
-    /// whether the kernel complained.
+    /// whether the kernel complained. For what [`at_once`] returned.
     ///
     /// # Errors
     /// The first rule that does not hold.
+    ///
+    /// # Panics
+    /// If no race has run.
     pub fn adds_up(&self, world: &World) -> Verdict {
+        let kernel = self.kernel.expect("what at_once() returned");
         let on =
             |list: &[Page], head| list.iter().filter(|&&p| world.head_of(p) == head).count() as i32;
         for head in world.pages().filter(|&p| world.head_of(p) == p) {
             let owned = Owned { gets: on(&self.gets, head), pins: on(&self.pins, head) };
-            counts_add_up(world, head, owned)?;
+            counts_add_up(world, kernel, head, owned)?;
         }
         pin_statistics(world, self.pins.len() as i64)?;
         let Some(splat) = self.splats.first() else { return Ok(()) };
@@ -134,7 +141,8 @@ pub fn at_once(
     });
     let held = engine::run(jobs.collect());
     nothing_left_behind(&Cpu::new(world, kernel, 0))?;
-    held.into_iter().try_fold(Held::nothing(), |sum, one| Ok(sum.and(one?)))
+    let start = Held { kernel: Some(kernel), ..Held::nothing() };
+    held.into_iter().try_fold(start, |sum, one| Ok(sum.and(one?)))
 }
 
 fn on_cpu(cpu: &Cpu, body: Body) -> Result<Held, Broken> {

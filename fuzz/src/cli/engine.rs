@@ -171,7 +171,7 @@ impl Fuzzer {
     pub fn new(kernel: Kernel, seed: u64) -> Self {
         Fuzzer {
             exec: Executor::new(kernel),
-            generator: Generator::new(seed),
+            generator: Generator::new(seed, kernel.base()),
             // Another stream than the generator's.
             rng: Rng::with_seed(!seed),
             corpus: Vec::new(),

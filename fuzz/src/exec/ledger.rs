@@ -76,6 +76,9 @@ pub struct Ledger {
     epochs: [u32; MAX_FRAMES],
     owned: u128,
     pins_total: i32,
+    /// The page whose pins the kernel does not count: the zero page since
+    /// c8070b787519.
+    uncounted: Option<Page>,
     tied: u128,
     /// Process 0 is nobody.
     processes: Vec<Process>,
@@ -104,6 +107,7 @@ impl Ledger {
             epochs: [0; MAX_FRAMES],
             owned: 0,
             pins_total: 0,
+            uncounted: None,
             tied: 0,
             processes: vec![Process { parent: 0, forked_at: 0 }],
             pids: [0; MMS as usize],
@@ -112,8 +116,10 @@ impl Ledger {
         }
     }
 
-    /// Forgets everything, in place.
-    pub fn reset(&mut self) {
+    /// Forgets everything, in place. Pins of `uncounted` do not count from now
+    /// on.
+    pub fn reset(&mut self, uncounted: Option<Page>) {
+        self.uncounted = uncounted;
         self.handles = [None; HANDLES as usize];
         self.gets = [0; MAX_FRAMES];
         self.pins = [0; MAX_FRAMES];
@@ -175,8 +181,9 @@ impl Ledger {
                 self.owned |= page.bit();
             }
             if held.pinned {
-                self.pins[n] += 1;
-                self.pins_total += 1;
+                let counts = i32::from(self.uncounted != Some(page));
+                self.pins[n] += counts;
+                self.pins_total += counts;
                 if tied(i, page) {
                     held.tie(i);
                     self.tied |= page.bit();
@@ -202,8 +209,9 @@ impl Ledger {
         for &page in held.pages() {
             let n = usize::from(page.0);
             if held.pinned {
-                self.pins[n] -= 1;
-                self.pins_total -= 1;
+                let counts = i32::from(self.uncounted != Some(page));
+                self.pins[n] -= counts;
+                self.pins_total -= counts;
             } else {
                 self.gets[n] -= 1;
             }

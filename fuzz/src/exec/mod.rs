@@ -10,7 +10,7 @@ mod ops;
 pub mod trace;
 
 use gup_core::errno::Errno;
-use gup_core::history::Kernel;
+use gup_core::history::{Base, Kernel};
 use gup_core::invariants::everything_free;
 use gup_core::model::mm::{MmId, mm_alive};
 use gup_core::model::{Cpu, Limits, Page, World, lru, mmap, page, zone};
@@ -153,7 +153,7 @@ impl<S: Subject> Executor<S> {
             *shadow = Some(Box::new(World::new(Limits::FUZZ)));
         }
         let shadow = if compare { shadow.as_deref() } else { None };
-        ledger.reset();
+        ledger.reset(uncounted(*kernel, world));
         features.clear();
         let cpu = Cpu::new(world, *kernel, 0);
         cpu.record_steps(lines.is_some());
@@ -188,6 +188,11 @@ impl<S: Subject> Executor<S> {
         }
         finding
     }
+}
+
+/// The page whose pins the kernel does not count.
+fn uncounted(kernel: Kernel, world: &World) -> Option<Page> {
+    (kernel.base() >= Base::V6_12).then(|| world.zero_page())
 }
 
 fn found(v: Violation, op: usize, function: &'static str) -> Finding {

@@ -2,6 +2,7 @@
 //! One op: run it, book it, have it judged.
 
 use gup_core::flags::{Foll, VmFlags};
+use gup_core::history::Base;
 use gup_core::model::limits::MAX_CALL_PAGES;
 use gup_core::model::mm::{
     MmId, Vma, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, vma_lookup,
@@ -15,11 +16,13 @@ use super::ledger::{Expect, Ledger};
 use super::{Judged, Outcome};
 use crate::oracles::agreement::{self, Side};
 use crate::oracles::{Violation, bookkeeping, contents, errno, results};
-use crate::scenario::{Call, CallOp, CallResult, Handle, Op, Range, What};
+use crate::scenario::{Call, CallOp, CallResult, Handle, Op, Range, What, flags_of};
 use crate::subject::{Args, Subject};
 
 const NO_PROCESS: Outcome = Outcome::Skipped("no such process");
 const NO_HANDLE: Outcome = Outcome::Skipped("no such handle");
+const NO_CALL: Outcome = Outcome::Skipped("this base has no such call");
+const NO_FLAG: Outcome = Outcome::Skipped("this base has no such flag");
 const HANDLE_BUSY: Outcome = Outcome::Skipped("handle in use");
 
 /// What an op runs with.
@@ -36,12 +39,14 @@ pub(super) struct Run<'a, S: Subject> {
 impl<S: Subject> Run<'_, S> {
     /// Runs one op; every oracle looks at what it did.
     pub(super) fn op(&mut self, op: &Op) -> Judged {
-        let mm = self.mm_of(&op.what);
+        let (mm, base) = (self.mm_of(&op.what), self.cpu.kernel.base());
         self.cpu.begin_op(mm, op.fail);
         if self.needs_process(&op.what) && !mm_alive(self.cpu, mm) {
             return Ok(NO_PROCESS);
         }
         let (outcome, misuse) = match op.what {
+            What::Call(call) if !call.call.exists_in(base) => return Ok(NO_CALL),
+            What::Call(call) if !flags_of(base).contains(call.flags) => return Ok(NO_FLAG),
             What::Call(call) => self.call(&call)?,
             ref what => (self.other(what)?, false),
         };
@@ -110,7 +115,9 @@ impl<S: Subject> Run<'_, S> {
             }
             What::Mprotect(r, prot) => {
                 // Waiver pin-then-mprotect.
-                self.ledger.untie(r.mm, r.bytes());
+                if !cpu.since(Base::V6_12) {
+                    self.ledger.untie(r.mm, r.bytes());
+                }
                 mmap::mprotect(cpu, r.mm, r.addr(), r.pages.into(), prot).into()
             }
             What::Dontneed(r) => {
@@ -358,13 +365,20 @@ impl<S: Subject> Run<'_, S> {
         let write = op.flags.contains(Foll::WRITE);
         let held =
             self.ledger.new_held(op.call.pins(), write, mm, op.range.addr(), &pages[..owned]);
+        let base = cpu.kernel.base();
         self.ledger.hold(cpu.world, op.handle, held, |i, page| {
-            // Waiver read-only-pin-of-read-only-entry.
             let addr = held.addr_of(i);
             let vma = vma_lookup(cpu, mm, addr);
-            let private =
-                vma.is_some_and(|v| v.is_cow_mapping() && v.flags.contains(VmFlags::WRITE));
-            private && leaf_at(cpu, mm, addr).is_some_and(|l| l.write && l.page == page)
+            let private = vma.is_some_and(|v| v.is_cow_mapping());
+            let leaf = leaf_at(cpu, mm, addr).filter(|l| private && l.page == page);
+            if base >= Base::V6_12 {
+                // Waiver read-only-pin-of-nothing-yet.
+                leaf.is_some_and(|l| cpu.world.look(l.page).anon)
+            } else {
+                // Waiver read-only-pin-of-read-only-entry.
+                let writable = vma.is_some_and(|v| v.flags.contains(VmFlags::WRITE));
+                leaf.is_some_and(|l| l.write && writable)
+            }
         });
     }
 
@@ -377,7 +391,7 @@ impl<S: Subject> Run<'_, S> {
         vmas: &[Vma],
     ) -> Option<Violation> {
         if !spec.misuse && !op.nopages {
-            let vmas = takes_vmas(op).then_some(vmas);
+            let vmas = takes_vmas(self.cpu.kernel.base(), op).then_some(vmas);
             if let Some(v) = results::array(self.cpu, op, pages, vmas)
                 .or_else(|| results::placement(self.cpu, op, pages))
             {
@@ -417,9 +431,9 @@ impl<S: Subject> Run<'_, S> {
 }
 
 /// Whether the call has a `vmas` argument that can be used with these options.
-fn takes_vmas(op: &CallOp) -> bool {
+fn takes_vmas(base: Base, op: &CallOp) -> bool {
     let has = matches!(op.call, Call::GetUserPages | Call::PinUserPages) || op.call.remote();
-    has && !op.locked
+    base < Base::V6_12 && has && !op.locked
 }
 
 /// Makes the call with the locks and pointers that it wants. Also answers
@@ -445,7 +459,7 @@ fn invoke<S: Subject>(
         op,
         Args {
             pages: (!op.nopages).then_some(pages),
-            vmas: takes_vmas(op).then_some(vmas),
+            vmas: takes_vmas(cpu.kernel.base(), op).then_some(vmas),
             locked: takes_locked.then_some(&mut locked),
         },
     );

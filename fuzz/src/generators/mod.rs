@@ -9,6 +9,7 @@
 
 use fastrand::Rng;
 use gup_core::flags::Foll;
+use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
@@ -16,13 +17,13 @@ use gup_core::model::zone::Prefer;
 
 use crate::scenario::{
     BLOCKS, CALL_FLAGS, CPUS, Call, CallOp, Handle, MAX_NTH, MAX_OPS, MAX_PAGES, Op, PAGES, Range,
-    Scenario, Unpin, What,
+    Scenario, Unpin, What, flags_of,
 };
 
 /// Handles that a scenario uses; few, so that ops meet.
 const FEW_HANDLES: u8 = 4;
 /// Flags that ask for something unusual, by their weight out of 256.
-const FLAG_WEIGHTS: [(Foll, u8); 11] = [
+const FLAG_WEIGHTS: [(Foll, u8); 14] = [
     (Foll::WRITE, 140),
     (Foll::LONGTERM, 80),
     (Foll::FORCE, 16),
@@ -34,12 +35,16 @@ const FLAG_WEIGHTS: [(Foll, u8); 11] = [
     (Foll::GET, 3),
     (Foll::PIN, 2),
     (Foll::TOUCH, 8),
+    (Foll::NOFAULT, 8),
+    (Foll::INTERRUPTIBLE, 4),
+    (Foll::HONOR_NUMA_FAULT, 8),
 ];
 
 /// A source of scenarios; the same seed gives the same ones.
 #[derive(Debug)]
 pub struct Generator {
     rng: Rng,
+    base: Base,
 }
 
 /// The place a scenario is about.
@@ -59,9 +64,9 @@ struct Taste {
 }
 
 impl Generator {
-    /// A generator.
-    pub fn new(seed: u64) -> Self {
-        Generator { rng: Rng::with_seed(seed) }
+    /// A generator of scenarios for a base: of the calls and flags it has.
+    pub fn new(seed: u64, base: Base) -> Self {
+        Generator { rng: Rng::with_seed(seed), base }
     }
 
     fn one_in(&mut self, n: u8) -> bool {
@@ -211,9 +216,15 @@ impl Generator {
     }
 
     fn call(&mut self, range: Range) -> What {
-        let call = self.pick(Call::ALL);
+        let call = loop {
+            let call = self.pick(Call::ALL);
+            if call.exists_in(self.base) {
+                break call;
+            }
+        };
         let mut flags = Foll::empty();
-        for (flag, weight) in FLAG_WEIGHTS {
+        let known = flags_of(self.base);
+        for (flag, weight) in FLAG_WEIGHTS.into_iter().filter(|&(f, _)| known.contains(f)) {
             // References cannot be longterm; asking for it is seldom of use.
             let odd = flag == Foll::LONGTERM && !call.pins();
             let weight = if odd { weight / 16 } else { weight };
@@ -301,7 +312,7 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_scenarios() {
         let draw = |seed| {
-            let (mut g, mut s) = (Generator::new(seed), Scenario::default());
+            let (mut g, mut s) = (Generator::new(seed, Base::V5_15), Scenario::default());
             (0..50).for_each(|_| g.scenario(&mut s));
             s
         };
@@ -311,10 +322,11 @@ mod tests {
 
     #[test]
     fn every_op_and_flag_is_drawn() {
-        let (mut g, mut s) = (Generator::new(1), Scenario::default());
+        let mut s = Scenario::default();
+        let mut generators = [Base::V5_15, Base::V6_12].map(|base| Generator::new(1, base));
         let (mut opcodes, mut flags) = (0u64, Foll::empty());
-        for _ in 0..20_000 {
-            g.scenario(&mut s);
+        for i in 0..40_000 {
+            generators[i % 2].scenario(&mut s);
             for op in &s.ops {
                 opcodes |= 1 << op.what.opcode();
                 if let What::Call(c) = op.what {
@@ -328,7 +340,7 @@ mod tests {
 
     #[test]
     fn mutation_keeps_a_scenario_encodable() {
-        let (mut g, mut s) = (Generator::new(3), Scenario::default());
+        let (mut g, mut s) = (Generator::new(3, Base::V6_12), Scenario::default());
         for _ in 0..2_000 {
             g.mutate(&mut s);
             assert_eq!(Scenario::decode(&s.encode()), s);

@@ -35,7 +35,7 @@ fn accounting(cpu: &Cpu, ledger: &Ledger, touched: u128) -> Option<Violation> {
         done |= head.bit();
         let owned = owned_of(cpu, ledger, head);
         let batched = batched.iter().filter(|&&p| p == head).count() as i32;
-        if let Err(b) = counts_add_up_with(cpu.world, head, owned, batched) {
+        if let Err(b) = counts_add_up_with(cpu.world, cpu.kernel, head, owned, batched) {
             return Some(b.into());
         }
     }

@@ -9,7 +9,8 @@
 //! move could not, a counter is full.
 
 use gup_core::errno::Errno;
-use gup_core::flags::{Foll, VmFlags};
+use gup_core::flags::{Foll, Pg, VmFlags};
+use gup_core::history::Base;
 use gup_core::model::cpu::Event;
 use gup_core::model::mm::{Vma, vma_lookup};
 use gup_core::model::page::is_pinnable_page;
@@ -28,43 +29,88 @@ pub struct Spec {
     pub misuse: bool,
     /// Pages up to the first that cannot be had.
     reachable: usize,
+    /// Of these, the ones before the first that might need a fault which the
+    /// caller forbids.
+    sure: usize,
+    /// What the call says of the first page if that cannot be had.
+    refusal: Errno,
     /// A page that a longterm pin must move has references that forbid it.
     immovable: bool,
     /// A page's count is so high that it must be refused.
     saturated: bool,
 }
 
-/// Whether the flags break a rule that the kernel documents by a WARN.
-fn is_misuse(op: &CallOp) -> bool {
+/// Whether the flags break a rule that the base documents by a WARN.
+fn is_misuse(base: Base, op: &CallOp) -> bool {
     let f = op.flags;
+    if fast_flags_unknown(base, op) {
+        return true;
+    }
+    if base >= Base::V6_12 && f.intersects(Foll::TOUCH | Foll::PIN) {
+        return true;
+    }
     if !op.call.pins() {
-        // get_user_pages_unlocked() and _fast_only() do not look for FOLL_PIN.
-        return f.intersects(Foll::PIN | Foll::LONGTERM) || fast_flags_unknown(op);
+        // v5.15's get_user_pages_unlocked() and _fast_only() do not look for
+        // FOLL_PIN.
+        return f.intersects(Foll::PIN | Foll::LONGTERM);
     }
     let unlockable = matches!(op.call, Call::PinUserPagesLocked | Call::PinUserPagesUnlocked)
         || (op.call.remote() && op.locked);
-    f.contains(Foll::GET) || (f.contains(Foll::LONGTERM) && unlockable) || fast_flags_unknown(op)
+    // Since v6.2 a longterm pin may drop mmap_lock, too.
+    let longterm_keeps_lock = base < Base::V6_12;
+    f.contains(Foll::GET) || (longterm_keeps_lock && f.contains(Foll::LONGTERM) && unlockable)
 }
 
-fn fast_flags_unknown(op: &CallOp) -> bool {
-    let known = Foll::WRITE | Foll::LONGTERM | Foll::FORCE | Foll::PIN | Foll::GET;
+fn fast_flags_unknown(base: Base, op: &CallOp) -> bool {
+    let mut known = Foll::WRITE | Foll::LONGTERM | Foll::FORCE | Foll::PIN | Foll::GET;
+    if base >= Base::V6_12 {
+        known |= Foll::NOFAULT | Foll::HONOR_NUMA_FAULT;
+    }
     op.call.fast() && !known.contains(op.flags)
+}
+
+/// What a call that was misused returns.
+fn refused(base: Base, call: Call) -> CallResult {
+    let as_none = if base >= Base::V6_12 {
+        matches!(call, Call::PinUserPages | Call::PinUserPagesRemote | Call::PinUserPagesUnlocked)
+    } else {
+        call.fast_only()
+    };
+    if as_none { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 /// The specification of `op` in the world as it is now.
 pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
-    let misuse = is_misuse(op);
-    let mut spec = Spec { misuse, reachable: 0, immovable: false, saturated: false };
+    let base = cpu.kernel.base();
+    let misuse = is_misuse(base, op);
+    let mut spec = Spec {
+        misuse,
+        reachable: 0,
+        sure: 0,
+        refusal: Errno::EFAULT,
+        immovable: false,
+        saturated: false,
+    };
     if misuse {
         return spec;
     }
+    let mut sure = true;
     for addr in op.range.addrs() {
         let leaf = leaf_at(cpu, op.range.mm, addr);
         let vma = vma_lookup(cpu, op.range.mm, addr);
-        if !vma.is_some_and(|v| reachable(op, &v, leaf)) {
+        let Some(vma) = vma.filter(|v| permitted(op, v)) else { break };
+        if let Err(refusal) = reachable(base, op, &vma, leaf) {
+            if spec.reachable == 0 {
+                spec.refusal = refusal;
+            }
             break;
         }
+        if op.flags.contains(Foll::NOFAULT) {
+            let Some(leaf) = leaf else { break };
+            sure &= needs_no_fault(cpu, op, leaf);
+        }
         spec.reachable += 1;
+        spec.sure += usize::from(sure);
         if let Some(page) = leaf.and_then(|l| l.counted(cpu.world)) {
             let head = cpu.world.head_of(page);
             spec.saturated |= cpu.world.refcount(head) <= 0;
@@ -76,33 +122,54 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
     spec
 }
 
-/// Whether a page of `vma`, mapped so or not at all, can be had with these
-/// flags.
-fn reachable(op: &CallOp, vma: &Vma, leaf: Option<Leaf>) -> bool {
+/// Whether the VMA permits the access that the flags ask for.
+fn permitted(op: &CallOp, vma: &Vma) -> bool {
     let f = op.flags;
     let has = |flag| vma.flags.contains(flag);
     let forced = f.contains(Foll::FORCE);
-    let permitted = if f.contains(Foll::WRITE) {
+    let access = if f.contains(Foll::WRITE) {
         has(VmFlags::WRITE) || (forced && vma.is_cow_mapping())
     } else {
         has(VmFlags::READ) || forced
     };
-    if !permitted || has(VmFlags::PFNMAP) || (f.contains(Foll::ANON) && !vma.is_anonymous()) {
-        return false;
-    }
+    access && !has(VmFlags::PFNMAP) && (!f.contains(Foll::ANON) || vma.is_anonymous())
+}
+
+/// Whether a page of `vma`, mapped so or not at all, can be had with these
+/// flags.
+///
+/// # Errors
+/// What the call answers if it is the first.
+fn reachable(base: Base, op: &CallOp, vma: &Vma, leaf: Option<Leaf>) -> Result<(), Errno> {
+    let f = op.flags;
     let special = leaf.is_some_and(|l| l.special);
     if f.contains(Foll::DUMP) && (leaf.is_none() || special) {
         // A core dump takes what is there, and no zero page. A special page
         // that a write would replace is replaced first.
         let replaced = special && f.contains(Foll::WRITE) && vma.is_anonymous();
-        return replaced;
+        return if replaced { Ok(()) } else { Err(Errno::EFAULT) };
     }
     if vma.is_anonymous() {
-        return true;
+        return Ok(());
     }
     // A driver's mapping: only what it inserted, and raw frame numbers only
     // for callers that want no page.
-    leaf.is_some() && (!special || op.nopages)
+    match leaf {
+        None => Err(Errno::EFAULT),
+        Some(_) if special && !op.nopages => {
+            Err(if base >= Base::V6_12 { Errno::EEXIST } else { Errno::EFAULT })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether the page can be had as it is mapped now, for certain.
+fn needs_no_fault(cpu: &Cpu, op: &CallOp, leaf: Leaf) -> bool {
+    let write = op.flags.contains(Foll::WRITE);
+    let page = cpu.world.look(leaf.page);
+    let shared =
+        op.call.pins() && !write && !(page.anon && page.flags.contains(Pg::ANON_EXCLUSIVE));
+    leaf.accessible && !leaf.special && (leaf.write || !write) && !shared
 }
 
 /// References that no migration can account for: the harness's own, and
@@ -125,7 +192,7 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         Some(Violation::new("errno", expected, actual))
     };
     if spec.misuse {
-        let refused = if op.call.fast_only() { Ok(0) } else { Err(Errno::EINVAL) };
+        let refused = refused(cpu.kernel.base(), op.call);
         return if result == refused { None } else { fail(word(refused)) };
     }
     let excuse = Excuse::new(spec, op, events);
@@ -133,9 +200,10 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         // The fast path alone may stop anywhere.
         Ok(n) if op.call.fast_only() => n <= spec.reachable,
         Ok(0) => excuse.nowait,
-        Ok(n) => n == spec.reachable || (n < spec.reachable && excuse.any()),
+        Ok(n) => n <= spec.reachable && (n >= spec.sure_of(op) || excuse.any()),
         Err(_) if op.call.fast_only() => false,
-        Err(Errno::EFAULT) => spec.reachable == 0,
+        Err(Errno::EFAULT) if op.flags.contains(Foll::NOFAULT) => spec.sure == 0,
+        Err(e @ (Errno::EFAULT | Errno::EEXIST)) => spec.reachable == 0 && e == spec.refusal,
         Err(Errno::ENOMEM) => excuse.no_memory,
         Err(Errno::EINTR) => excuse.signal,
         Err(Errno::EINVAL) => excuse.arch,
@@ -145,10 +213,17 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         return None;
     }
     fail(match spec.reachable {
-        0 => "-EFAULT".into(),
+        0 => format!("-{}", spec.refusal),
         n if n == asked => n.to_string(),
         n => format!("{n} of {asked}"),
     })
+}
+
+impl Spec {
+    /// Pages that the call must handle unless something went wrong.
+    fn sure_of(&self, op: &CallOp) -> usize {
+        if op.flags.contains(Foll::NOFAULT) { self.sure } else { self.reachable }
+    }
 }
 
 /// Why a call may return less than it could.

@@ -22,6 +22,7 @@ pub mod contents;
 pub mod errno;
 pub mod results;
 
+use gup_core::history::Base;
 use gup_core::model::Page;
 
 /// A rule that did not hold.
@@ -79,16 +80,19 @@ pub const SLUGS: &[&str] = &[
 pub struct Waiver {
     /// Stable name.
     pub slug: &'static str,
+    /// The base it is for.
+    pub base: Base,
     /// The oracle that holds its tongue.
     pub oracle: &'static str,
     /// What the base does, and since when a later kernel does better.
     pub reason: &'static str,
 }
 
-/// What base v5.15 does not promise.
+/// What the bases do not promise.
 pub const WAIVERS: &[Waiver] = &[
     Waiver {
         slug: "read-only-pin-of-read-only-entry",
+        base: Base::V5_15,
         oracle: "reliability",
         reason: "a pin taken through an entry that is not writable (a page still shared after \
                  fork, the zero page, a FOLL_FORCE pin of a read-only mapping) comes loose at \
@@ -96,9 +100,18 @@ pub const WAIVERS: &[Waiver] = &[
     },
     Waiver {
         slug: "pin-then-mprotect",
+        base: Base::V5_15,
         oracle: "reliability",
         reason: "mprotect() takes the write bit away, and do_wp_page() then copies a page that \
                  has references besides the mapping; since 6c287605fd56 (v5.19) an exclusive \
                  page is reused",
+    },
+    Waiver {
+        slug: "read-only-pin-of-nothing-yet",
+        base: Base::V6_12,
+        oracle: "reliability",
+        reason: "a read-only pin of the zero page or of a private file page comes loose at the \
+                 next write fault; only FOLL_LONGTERM replaces such pages first \
+                 (gup_must_unshare())",
     },
 ];

@@ -274,6 +274,8 @@ fn simpler(op: Op) -> impl Iterator<Item = Op> {
 
 #[cfg(test)]
 mod tests {
+    use gup_core::history::Base;
+
     use super::*;
     use crate::generators::Generator;
     use crate::scenario::Scenario;
@@ -350,7 +352,7 @@ mod tests {
 
     #[test]
     fn it_ends_on_any_scenario_and_twice_is_once() {
-        let (mut generator, mut s) = (Generator::new(5), Scenario::default());
+        let (mut generator, mut s) = (Generator::new(5, Base::V5_15), Scenario::default());
         let calls = |op: &Op| matches!(op.what, What::Call(_));
         let check = |ops: &[Op]| fires(ops, |before, op| calls(&op) && before.iter().any(calls));
         for _ in 0..50 {

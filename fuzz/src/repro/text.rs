@@ -684,6 +684,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use gup_core::history::Base;
     use proptest::prelude::*;
 
     use super::*;
@@ -808,7 +809,7 @@ h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM   -> ENOMEM
 
     #[test]
     fn generated_scenarios_survive() {
-        let (mut generator, mut scenario) = (Generator::new(1), Scenario::default());
+        let (mut generator, mut scenario) = (Generator::new(1, Base::V6_12), Scenario::default());
         for _ in 0..1_000 {
             generator.scenario(&mut scenario);
             stable(&of_ops(&scenario.ops));
