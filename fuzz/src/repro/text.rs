@@ -185,7 +185,7 @@ impl fmt::Display for Line {
         let result = self.result.map(|r| format!("   -> {}", result_text(r))).unwrap_or_default();
         let mut rest = format!("{}{result}", self.op);
         while rest.len() > WIDTH {
-            let room = &rest[..WIDTH - 1];
+            let room = &rest[..WIDTH - " \\".len()];
             let Some(cut) = room.rfind(['|', ' ']).filter(|&cut| cut > 4) else { break };
             writeln!(f, "{} \\", rest[..=cut].trim_end())?;
             rest = format!("    {}", rest[cut + 1..].trim_start());
