@@ -74,6 +74,8 @@ bitflags! {
         const MAYREAD = 0x10;
         /// mprotect() may add WRITE.
         const MAYWRITE = 0x20;
+        /// A shared mapping, be it of a file opened for reading only.
+        const MAYSHARE = 0x80;
         /// A driver's mapping of raw frame numbers, without struct pages.
         const PFNMAP = 0x400;
         /// mlock()ed.
@@ -141,6 +143,8 @@ bitflags! {
         const HWPOISON = 0x10;
         /// No mapping or no permission.
         const SIGSEGV = 0x40;
+        /// Nothing was mapped: somebody else did, or will have to.
+        const NOPAGE = 0x100;
         /// mmap_lock was dropped (or the caller would not wait): try again.
         const RETRY = 0x400;
         /// A huge page could not be had: use small ones.

@@ -304,6 +304,25 @@ defects! {
         oracles: &["result-array"],
         reach: Reach::Sequence,
     };
+    /// A page of secret memory is known by its place on the LRU alone.
+    SecretmemOffLru = DefectInfo {
+        slug: "secretmem-off-lru",
+        introduced: Some(Commit {
+            id: "1507f51255c9",
+            subject: "mm: introduce memfd_secret system call to create \"secret\" memory areas",
+            release: "v5.14-rc1",
+        }),
+        fixed: Commit {
+            id: "65291dcfcf89",
+            subject: "mm/secretmem: fix GUP-fast succeeding on secretmem folios",
+            release: "v6.9-rc3",
+        },
+        bases: &[(Base::V5_15, Released::Open)],
+        what: "GUP-fast takes a page that is not on the LRU for no secret memory; \
+               a fresh one waits in a per-CPU batch, and is handed out",
+        oracles: &["errno"],
+        reach: Reach::Sequence,
+    };
 }
 
 /// One row of the table of proposals.

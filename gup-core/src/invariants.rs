@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::history::Kernel;
+use crate::model::filemap::{FILE_PAGES, File};
 use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
 use crate::model::mm::{MmId, mm_alive, mmap_lock_holders};
 use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
@@ -95,6 +96,7 @@ struct Expected {
     refcount: i32,
     pincount: i32,
     mapped: i32,
+    cached: i32,
     batched: i32,
 }
 
@@ -111,20 +113,21 @@ impl Expected {
             (owned.pins * GUP_PIN_COUNTING_BIAS, 0)
         };
         let kernel = i32::from(head == world.zero_page());
-        let refcount = mapped + batched + kernel + owned.gets + pin_refs;
-        Expected { refcount, pincount, mapped, batched }
+        let cached = world.cache_refs(head);
+        let refcount = mapped + cached + batched + kernel + owned.gets + pin_refs;
+        Expected { refcount, pincount, mapped, cached, batched }
     }
 
     #[cold]
     fn differs(&self, world: &World, head: Page, owned: Owned) -> Result<(), Broken> {
         let v = world.look(head);
-        let Expected { refcount, pincount, mapped, batched } = self;
+        let Expected { refcount, pincount, mapped, cached, batched } = self;
         let what = if v.refcount == *refcount {
             format!("page {} has pincount {} instead of {pincount}", head.0, v.pincount)
         } else {
             format!(
-                "page {} has refcount {} instead of {refcount}: {mapped} mapped, {batched} in LRU \
-                 batches, {} got, {} pinned",
+                "page {} has refcount {} instead of {refcount}: {mapped} mapped, {cached} in the \
+                 page cache, {batched} in LRU batches, {} got, {} pinned",
                 head.0, v.refcount, owned.gets, owned.pins,
             )
         };
@@ -169,6 +172,29 @@ pub fn nothing_left_behind(cpu: &Cpu) -> Result<(), Broken> {
     let isolated = cpu.world.node_stat(NodeStat::NR_ISOLATED_ANON);
     if isolated != 0 {
         return fail("accounting", format!("nr_isolated_anon is {isolated}"));
+    }
+    let isolated = cpu.world.node_stat(NodeStat::NR_ISOLATED_FILE);
+    if isolated != 0 {
+        return fail("accounting", format!("nr_isolated_file is {isolated}"));
+    }
+    Ok(())
+}
+
+/// Whether every page of a page cache is in use, and knows its file and its
+/// place there.
+///
+/// # Errors
+/// The rule `accounting`.
+pub fn page_caches_match(world: &World) -> Result<(), Broken> {
+    let rule = "a page in a page cache belongs to that file";
+    for &file in File::ALL {
+        for index in 0..FILE_PAGES {
+            let Some(page) = world.cached(file, index) else { continue };
+            if world.cache_refs(page) == 0 || world.index_of(page) != index {
+                let what = format!("page {} is not page {index} of {}", page.0, file.name());
+                return broken(rule, page, what);
+            }
+        }
     }
     Ok(())
 }

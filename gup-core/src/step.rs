@@ -86,6 +86,10 @@ kinds! {
     Alloc = "alloc",
     /// A page is freed.
     Free = "free",
+    /// A slot of a page cache, or the size of a file (slot −1), is read.
+    CacheRead = "cache-read",
+    /// A slot of a page cache, or the size of a file, is written.
+    CacheSet = "cache-set",
     /// The contents of a page are read or written.
     Data = "data",
 }

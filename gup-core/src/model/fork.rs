@@ -5,7 +5,7 @@
 //! stay as they are in the parent; all others are write-protected on both
 //! sides and shared; write_protect_seq is odd while that happens. Customised:
 //! the page for a copy is allocated when it is needed, without dropping the
-//! locks; all VMAs are copied, those without anonymous pages, too. Stubbed:
+//! locks; all anonymous VMAs are copied, those without a page, too. Stubbed:
 //! swap entries, counters of the mm.
 
 use super::cpu::Cpu;
@@ -14,8 +14,8 @@ use super::limits::PAGE_SIZE;
 use super::lru::lru_cache_add;
 use super::memory::{copy_highpage, vm_normal_page};
 use super::mm::{
-    self, MmId, Vma, mm_has_pinned, mmap_write_lock, mmap_write_unlock, write_protect_seq_begin,
-    write_protect_seq_end,
+    self, MmId, Vma, has_anon_vma, mm_has_pinned, mmap_write_lock, mmap_write_unlock,
+    write_protect_seq_begin, write_protect_seq_end,
 };
 use super::mmap::{exit_mmap, mm_alloc};
 use super::page::{Page, get_page, page_maybe_dma_pinned};
@@ -38,8 +38,11 @@ pub fn dup_mmap(cpu: &Cpu, parent: MmId, child: MmId) -> Result<(), Errno> {
     mmap_write_lock(cpu, child);
     let mut ret = Ok(());
     for src in mm::vmas(cpu, parent) {
-        cpu.world.mm(child).vmas[src.slot].set(src.start, src.end, src.flags);
+        cpu.world.mm(child).vmas[src.slot].set(src.start, src.end, src.flags, src.backing);
         let dst = Vma { mm: child, ..src };
+        if !vma_needs_copy(cpu, &src) {
+            continue;
+        }
         ret = copy_page_range(cpu, &dst, &src);
         if ret.is_err() {
             break;
@@ -51,6 +54,12 @@ pub fn dup_mmap(cpu: &Cpu, parent: MmId, child: MmId) -> Result<(), Errno> {
         exit_mmap(cpu, child);
     }
     ret
+}
+
+/// Whether the child needs the entries: faults would not find the pages of
+/// the parent's own. C: vma_needs_copy(), mm/memory.c
+fn vma_needs_copy(cpu: &Cpu, src: &Vma) -> bool {
+    src.file().is_none() || has_anon_vma(cpu, src)
 }
 
 /// C: copy_page_range(), mm/memory.c

@@ -22,7 +22,7 @@ use super::pgtable::{
     Pmd, PmdPtr, Pte, pgtable_trans_huge_withdraw, pmd_lock, pte_free, pte_offset_map, spin_unlock,
 };
 use super::rmap::{
-    Unmap, page_add_new_anon_rmap, page_address_in_vma, page_dup_rmap, page_remove_rmap,
+    RmapPlace, Unmap, page_add_new_anon_rmap, page_dup_rmap, page_remove_rmap,
     remove_migration_ptes, try_to_migrate,
 };
 use super::zone::alloc_pages;
@@ -153,16 +153,16 @@ pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     if nr == 1 || !can_split_huge_page(cpu, head) {
         return Err(Errno::EBUSY);
     }
-    let base = page_address_in_vma(cpu, head);
+    let place = RmapPlace::of(cpu, head);
     // C: unmap_page()
     try_to_migrate(cpu, head, Unmap::SplitHugePmd);
     if !page_ref_freeze(cpu, head, 1) {
         // C: remap_page()
-        remove_migration_ptes(cpu, head, head, base, nr);
+        remove_migration_ptes(cpu, head, head, place, nr);
         return Err(Errno::EBUSY);
     }
     __split_huge_page(cpu, head, nr);
-    remove_migration_ptes(cpu, head, head, base, nr);
+    remove_migration_ptes(cpu, head, head, place, nr);
     for i in 0..nr {
         let subpage = head.nth(i);
         if subpage == page {

@@ -6,17 +6,20 @@
 //! reference; VM_FAULT_RETRY with and without dropping mmap_lock. Customised:
 //! a retry happens only where it is injected; a store or load of user space
 //! walks the tables like the hardware, without setting accessed and dirty
-//! bits, and faults like exc_page_fault().
-//! Stubbed: swap, files, userfaultfd, memory cgroups, NUMA balancing.
+//! bits, and faults like exc_page_fault(). Faults on files are in [`fault`].
+//! Stubbed: swap, userfaultfd, memory cgroups, NUMA balancing.
+//!
+//! [`fault`]: super::fault
 
 use super::cpu::{Cpu, Event, FailSite};
+use super::fault::{do_fault, wp_page_shared};
 use super::huge_memory::{
     do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_pmd_set_accessed, split_huge_pmd,
     wants_thp, zap_huge_pmd,
 };
 use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::lru_cache_add;
-use super::mm::{self, MmId, Vma, mmap_read_lock, mmap_read_unlock};
+use super::mm::{self, MmId, Vma, anon_vma_prepare, mmap_read_lock, mmap_read_unlock};
 use super::page::{
     Page, get_page, is_zero_page, page_anon, page_count, page_mapcount, put_page, set_page_dirty,
     trylock_page, unlock_page,
@@ -68,15 +71,19 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmF
             huge_pmd_set_accessed(cpu, pmdp, pmd, write);
             return VmFault::empty();
         }
-    } else if pmd.is_migration() || (pmd.none() && !vma.is_anonymous()) {
-        // C: pmd_migration_entry_wait(), and do_fault() without a handler
-        return if pmd.none() { VmFault::SIGBUS } else { VmFault::empty() };
+    } else if pmd.is_migration() {
+        // C: pmd_migration_entry_wait()
+        return VmFault::empty();
+    } else if pmd.none() && !vma.is_anonymous() && vma.file().is_none() {
+        // C: do_fault() without a handler
+        return VmFault::SIGBUS;
     }
-    handle_pte_fault(cpu, vma, pmdp, addr, write)
+    handle_pte_fault(cpu, vma, pmdp, addr, flags)
 }
 
 /// C: handle_pte_fault(), mm/memory.c
-fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool) -> VmFault {
+fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultFlag) -> VmFault {
+    let write = flags.contains(FaultFlag::WRITE);
     if !pte_alloc(cpu, pmdp) {
         return VmFault::OOM;
     }
@@ -87,8 +94,7 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool) 
         return if vma.is_anonymous() {
             do_anonymous_page(cpu, vma, pmdp, addr, write)
         } else {
-            // C: do_fault() without a fault handler
-            VmFault::SIGBUS
+            do_fault(cpu, vma, pmdp, addr, flags)
         };
     }
     if entry.is_migration() {
@@ -97,7 +103,7 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool) 
         return VmFault::empty();
     }
     if write && !entry.write() {
-        return do_wp_page(cpu, vma, ptep, ptl, addr, entry);
+        return do_wp_page(cpu, vma, ptep, ptl, addr, entry, flags);
     }
     // C: ptep_set_access_flags(), which on x86 stores for a write only
     if write {
@@ -135,7 +141,15 @@ fn do_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool)
 }
 
 /// A write to a write-protected page. C: do_wp_page(), mm/memory.c, v5.15
-fn do_wp_page(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, addr: u64, orig: Pte) -> VmFault {
+fn do_wp_page(
+    cpu: &Cpu,
+    vma: &Vma,
+    ptep: PtePtr,
+    ptl: Ptl,
+    addr: u64,
+    orig: Pte,
+    flags: FaultFlag,
+) -> VmFault {
     let Some(page) = vm_normal_page(cpu, vma, addr, orig) else {
         if is_zero_page(cpu, orig.pfn()) {
             return wp_page_copy(cpu, vma, ptep, ptl, addr, orig, None);
@@ -144,13 +158,14 @@ fn do_wp_page(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, addr: u64, orig: Pte
         wp_page_reuse(cpu, vma, ptep, ptl, orig);
         return VmFault::WRITE;
     };
-    if !page_anon(cpu, page) {
-        // C: wp_page_shared(), for a driver without page_mkwrite
-        set_page_dirty(cpu, page);
-        wp_page_reuse(cpu, vma, ptep, ptl, orig);
-        return VmFault::WRITE;
+    let anon = page_anon(cpu, page);
+    if !anon && vma.flags.contains(VmFlags::WRITE | VmFlags::SHARED) {
+        let ret = wp_page_shared(cpu, vma, ptep, ptl, addr, orig, page, flags);
+        // C: ret starts as VM_FAULT_WRITE; an error replaces it.
+        let gave_up = ret.intersects(VmFault::ERROR | VmFault::NOPAGE);
+        return if gave_up { ret } else { ret | VmFault::WRITE };
     }
-    if page_count(cpu, page) == 1 && trylock_page(cpu, page) {
+    if anon && page_count(cpu, page) == 1 && trylock_page(cpu, page) {
         let mine = page_mapcount(cpu, page) == 1 && page_count(cpu, page) == 1;
         unlock_page(cpu, page);
         if mine {
@@ -163,7 +178,7 @@ fn do_wp_page(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, addr: u64, orig: Pte
 }
 
 /// C: wp_page_reuse(), mm/memory.c
-fn wp_page_reuse(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, orig: Pte) {
+pub(crate) fn wp_page_reuse(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, orig: Pte) {
     ptep.set(cpu, orig.mkyoung().mkdirty().maybe_mkwrite(vma.flags));
     pte_unmap_unlock(cpu, ptep, ptl);
 }
@@ -180,6 +195,7 @@ fn wp_page_copy(
     old: Option<Page>,
 ) -> VmFault {
     pte_unmap_unlock(cpu, ptep, ptl);
+    anon_vma_prepare(cpu, vma);
     let Some(new) = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE, 0) else {
         if let Some(old) = old {
             put_page(cpu, old);
@@ -300,6 +316,9 @@ pub fn user_access(cpu: &Cpu, mm: MmId, addr: u64, write: bool) -> Result<Page, 
         let ret = handle_mm_fault(cpu, &vma, addr, flags);
         if ret.contains(VmFault::RETRY) {
             flags |= FaultFlag::TRIED;
+            continue;
+        }
+        if ret.contains(VmFault::COMPLETED) {
             continue;
         }
         mmap_read_unlock(cpu, mm);

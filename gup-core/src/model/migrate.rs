@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Page migration of anonymous memory.
+//! Page migration of anonymous memory and of pages of files.
 //!
 //! Duplicated: a page moves only if, once all its mappings are migration
-//! entries, the isolation's reference is its only one; the return value (the
+//! entries, nobody but the isolation and the page cache holds a reference (a
+//! page of a file is frozen then, and its place in the cache goes to the new
+//! page); secret memory is never moved; the return value (the
 //! number of pages that failed, or −ENOMEM at once if a small page has no
 //! target); a THP without a target is split and its parts move one by one;
 //! failed pages stay on the list. Customised: 3 passes instead of 10, as
-//! nothing changes between passes on one CPU. Stubbed: file and swap-cache
-//! pages (which v5.15 freezes; anonymous ones it only counts), asynchronous
-//! modes, writeback.
+//! nothing changes between passes on one CPU. Stubbed: asynchronous modes, writeback.
 
 use super::cpu::{Cpu, Event, FailSite};
+use super::filemap::{File, replace_page_cache};
 use super::huge_memory::split_huge_page;
 use super::limits::MAX_CALL_PAGES;
 use super::lru::{isolate_lru_page, putback_lru_page};
 use super::memory::copy_highpage;
 use super::page::{
-    Page, compound_head, compound_nr, compound_order, page_anon, page_count, put_page,
-    thp_nr_pages, trylock_page, unlock_page,
+    Mapping, Page, compound_head, compound_nr, compound_order, page_anon, page_count, page_file,
+    page_is_file_lru, page_ref_freeze, page_ref_unfreeze, put_page, thp_nr_pages, trylock_page,
+    unlock_page,
 };
-use super::rmap::{Unmap, page_address_in_vma, remove_migration_ptes, try_to_migrate};
+use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
 use super::vmstat::{NodeStat, mod_node_page_state};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
@@ -93,11 +95,13 @@ pub fn migrate_pages(
     mtc: &MigrationTarget,
 ) -> Result<usize, Errno> {
     let mut nr_failed = 0;
+    let mut never;
     let mut retry = true;
     let mut pass = 0;
     while pass < PASSES && retry {
         retry = false;
         let mut again = 0;
+        never = 0;
         let mut i = 0;
         while i < from.len {
             let page = from.pages[i];
@@ -106,6 +110,11 @@ pub fn migrate_pages(
                 Err(Errno::EAGAIN) => {
                     again += 1;
                     retry = true;
+                    i += 1;
+                }
+                Err(Errno::EBUSY) => {
+                    // For good: no other pass will do better.
+                    never += 1;
                     i += 1;
                 }
                 Err(e) => {
@@ -118,7 +127,7 @@ pub fn migrate_pages(
                 }
             }
         }
-        nr_failed = again;
+        nr_failed = again + never;
         pass += 1;
     }
     if nr_failed > 0 {
@@ -178,9 +187,18 @@ fn unmap_and_move(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Result<(), Er
     }
 }
 
+/// C: NR_ISOLATED_ANON + page_is_file_lru(page)
+pub(crate) fn isolated_stat(cpu: &Cpu, page: Page) -> NodeStat {
+    if page_is_file_lru(cpu, page) {
+        NodeStat::NR_ISOLATED_FILE
+    } else {
+        NodeStat::NR_ISOLATED_ANON
+    }
+}
+
 /// The old page leaves isolation for good.
 fn done_with(cpu: &Cpu, page: Page, nr: u64) {
-    mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, -(nr as i64));
+    mod_node_page_state(cpu, isolated_stat(cpu, page), -(nr as i64));
     put_page(cpu, page);
 }
 
@@ -189,17 +207,39 @@ fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
     if !trylock_page(cpu, page) {
         return Err(Errno::EAGAIN);
     }
-    let base = page_address_in_vma(cpu, page);
+    let place = RmapPlace::of(cpu, page);
     try_to_migrate(cpu, page, Unmap::Whole);
-    // Anonymous and not in the swap cache: the isolation's reference is all
-    // that may be left.
-    let moved = page_count(cpu, page) == 1;
-    if moved {
-        migrate_page_copy(cpu, page, new, nr);
-    }
-    remove_migration_ptes(cpu, page, if moved { new } else { page }, base, nr);
+    let moved = move_to_new_page(cpu, page, new, nr);
+    let at = if moved.is_ok() { new } else { page };
+    remove_migration_ptes(cpu, page, at, place, nr);
     unlock_page(cpu, page);
-    if moved { Ok(()) } else { Err(Errno::EAGAIN) }
+    moved
+}
+
+/// C: move_to_new_page(), migrate_page(), migrate_page_move_mapping()
+fn move_to_new_page(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
+    let Some(file) = page_file(cpu, page) else {
+        // Anonymous and not in the swap cache: the isolation's reference is
+        // all that may be left.
+        if page_count(cpu, page) != 1 {
+            return Err(Errno::EAGAIN);
+        }
+        migrate_page_copy(cpu, page, new, nr);
+        return Ok(());
+    };
+    if file == File::Secretmem {
+        // C: secretmem_migratepage()
+        return Err(Errno::EBUSY);
+    }
+    // The isolation's reference and the page cache's.
+    if !page_ref_freeze(cpu, page, 2) {
+        return Err(Errno::EAGAIN);
+    }
+    replace_page_cache(cpu, file, page, new);
+    page_ref_unfreeze(cpu, page, 1);
+    migrate_page_copy(cpu, page, new, nr);
+    cpu.world.frame(page).mapping.set(Mapping::None.word());
+    Ok(())
 }
 
 /// C: migrate_page_copy(), migrate_page_states()
@@ -219,7 +259,7 @@ fn migrate_page_copy(cpu: &Cpu, page: Page, new: Page, nr: u64) {
 pub fn putback_movable_pages(cpu: &Cpu, list: &mut PageList) {
     for &page in list.as_slice() {
         let nr = thp_nr_pages(cpu, page);
-        mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, -(nr as i64));
+        mod_node_page_state(cpu, isolated_stat(cpu, page), -(nr as i64));
         putback_lru_page(cpu, page);
     }
     *list = PageList::new();
@@ -230,16 +270,16 @@ pub fn putback_movable_pages(cpu: &Cpu, list: &mut PageList) {
 /// mm/migrate.c
 ///
 /// # Errors
-/// `EBUSY` if it cannot be isolated or moved, `EINVAL` if it is not
-/// anonymous, `ENOMEM`.
+/// `EBUSY` if it cannot be isolated or moved, `EINVAL` if it is a driver's,
+/// `ENOMEM`.
 pub fn move_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let head = compound_head(cpu, page);
-    if !page_anon(cpu, head) {
+    if !page_anon(cpu, head) && page_file(cpu, head).is_none() {
         return Err(Errno::EINVAL);
     }
     super::lru::lru_add_drain_all(cpu);
     isolate_lru_page(cpu, head)?;
-    mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, thp_nr_pages(cpu, head) as i64);
+    mod_node_page_state(cpu, isolated_stat(cpu, head), thp_nr_pages(cpu, head) as i64);
     let mut list = PageList::new();
     list.add_tail(head);
     let failed = migrate_pages(cpu, &mut list, &MigrationTarget { gfp: Gfp::MOVABLE });

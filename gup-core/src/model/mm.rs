@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Address spaces and their VMAs: struct mm_struct, struct vm_area_struct.
 //!
-//! Duplicated: mmap_lock; MMF_HAS_PINNED; write_protect_seq. Customised: at
-//! most eight VMAs, in fixed slots, found by a linear search.
+//! Duplicated: mmap_lock; MMF_HAS_PINNED; write_protect_seq; which shared
+//! mappings need write notification. Customised: at most eight VMAs, in fixed
+//! slots, found by a linear search; an anon_vma is the fact that one exists,
+//! and is kept for mappings of files only.
 
 use super::cpu::Cpu;
-use super::limits::MAX_VMAS;
+use super::filemap::{self, File};
+use super::limits::{MAX_VMAS, PAGE_SIZE};
 use crate::atomic::{Atomic32, RawLock, Seqcount};
 use crate::errno::Errno;
 use crate::flags::VmFlags;
@@ -35,16 +38,63 @@ pub(crate) struct VmaSlot {
     pub(crate) start: Atomic32,
     pub(crate) end: Atomic32,
     pub(crate) flags: Atomic32,
+    /// What is mapped: see [`Backing`].
+    backing: Atomic32,
 }
 
 impl VmaSlot {
     fn new() -> Self {
-        VmaSlot { start: Atomic32::new(0), end: Atomic32::new(0), flags: Atomic32::new(0) }
+        let zero = || Atomic32::new(0);
+        VmaSlot { start: zero(), end: zero(), flags: zero(), backing: zero() }
     }
-    pub(crate) fn set(&self, start: u64, end: u64, flags: VmFlags) {
+    pub(crate) fn set(&self, start: u64, end: u64, flags: VmFlags, backing: Backing) {
         self.start.set(start as i32);
         self.end.set(end as i32);
         self.flags.set(flags.bits() as i32);
+        self.backing.set(backing.0 as i32);
+    }
+    pub(crate) fn clear(&self) {
+        self.set(0, 0, VmFlags::empty(), Backing::NONE);
+    }
+}
+
+/// What a VMA maps: no file, or a file from some page on; and whether pages
+/// of its own were ever put in the file's place. C: vma->vm_file,
+/// vma->vm_pgoff, vma->anon_vma
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backing(u32);
+
+impl Backing {
+    /// No file: anonymous memory, or a driver's.
+    pub const NONE: Backing = Backing(0);
+    const FILE: u32 = 0xff;
+    const PGOFF_SHIFT: u32 = 8;
+    const ANON_VMA: u32 = 1 << 31;
+
+    /// `file` from page `pgoff` on.
+    pub fn new(file: File, pgoff: u64) -> Self {
+        Backing((file as u32 + 1) | ((pgoff as u32) << Self::PGOFF_SHIFT))
+    }
+    /// C: vma->vm_file
+    #[inline]
+    pub fn file(self) -> Option<File> {
+        match self.0 & Self::FILE {
+            0 => None,
+            n => File::ALL.get(n as usize - 1).copied(),
+        }
+    }
+    /// C: vma->vm_pgoff
+    #[inline]
+    pub fn pgoff(self) -> u64 {
+        u64::from((self.0 & !Self::ANON_VMA) >> Self::PGOFF_SHIFT)
+    }
+    /// Of the part of a mapping that begins `pages` pages behind its start.
+    #[must_use]
+    pub fn further(self, pages: u64) -> Self {
+        if self.file().is_none() {
+            return self;
+        }
+        Backing(self.0 + ((pages as u32) << Self::PGOFF_SHIFT))
     }
 }
 
@@ -62,7 +112,7 @@ impl Mm {
     pub(crate) fn reset(&self) {
         self.pgd.set(0);
         for v in &self.vmas {
-            v.set(0, 0, VmFlags::empty());
+            v.clear();
         }
         self.flags.set(0);
         self.write_protect_seq.reset();
@@ -77,6 +127,7 @@ impl Mm {
             to.start.set(from.start.read());
             to.end.set(from.end.read());
             to.flags.set(from.flags.read());
+            to.backing.set(from.backing.read());
         }
     }
 }
@@ -94,16 +145,57 @@ pub struct Vma {
     pub end: u64,
     /// C: vma->vm_flags
     pub flags: VmFlags,
+    /// C: vma->vm_file, vma->vm_pgoff
+    pub backing: Backing,
 }
 
 impl Vma {
     /// An entry of a `vmas[]` array that no call has set.
-    pub const UNSET: Vma =
-        Vma { mm: MmId(u8::MAX), slot: usize::MAX, start: 0, end: 0, flags: VmFlags::empty() };
+    pub const UNSET: Vma = Vma {
+        mm: MmId(u8::MAX),
+        slot: usize::MAX,
+        start: 0,
+        end: 0,
+        flags: VmFlags::empty(),
+        backing: Backing::NONE,
+    };
 
     /// C: vma_is_anonymous(), linux/mm.h
     pub fn is_anonymous(&self) -> bool {
-        !self.flags.intersects(VmFlags::MIXEDMAP | VmFlags::PFNMAP)
+        !self.flags.intersects(VmFlags::MIXEDMAP | VmFlags::PFNMAP) && self.file().is_none()
+    }
+    /// The file it maps. C: vma->vm_file
+    #[inline]
+    pub fn file(&self) -> Option<File> {
+        self.backing.file()
+    }
+    /// The page of the file that is mapped at an address of the VMA.
+    /// C: linear_page_index(), linux/pagemap.h
+    pub fn page_index(&self, addr: u64) -> u64 {
+        (addr - self.start) / PAGE_SIZE + self.backing.pgoff()
+    }
+    /// Where a page of the file is mapped, if it is.
+    /// C: vma_address(), mm/internal.h
+    pub fn address_of(&self, index: u64) -> Option<u64> {
+        let addr = self.start + index.checked_sub(self.backing.pgoff())? * PAGE_SIZE;
+        (addr < self.end).then_some(addr)
+    }
+    /// C: vma_is_secretmem(), mm/secretmem.c
+    pub fn is_secretmem(&self) -> bool {
+        self.file() == Some(File::Secretmem)
+    }
+    /// Whether stores through it must be noticed one by one, so that the
+    /// file system learns of each page that gets dirty.
+    /// C: vma_needs_dirty_tracking(), mm/vma.c
+    pub fn needs_dirty_tracking(&self) -> bool {
+        self.flags.contains(VmFlags::WRITE | VmFlags::SHARED)
+            && self.file().is_some_and(filemap::has_page_mkwrite)
+    }
+    /// The flags that the protection of its entries follows: without SHARED,
+    /// and so write-protected at first, where stores must be noticed.
+    /// C: vma_set_page_prot(), mm/mmap.c
+    pub fn page_prot(&self) -> VmFlags {
+        if self.needs_dirty_tracking() { self.flags - VmFlags::SHARED } else { self.flags }
     }
     /// Private and writable, or may become so. C: is_cow_mapping()
     pub fn is_cow_mapping(&self) -> bool {
@@ -135,7 +227,21 @@ pub(crate) fn vma_at(cpu: &Cpu, mm: MmId, slot: usize) -> Option<Vma> {
         start,
         end,
         flags: VmFlags::from_bits_retain(s.flags.read() as u32),
+        backing: Backing(s.backing.read() as u32),
     })
+}
+
+/// Whether pages of its own were ever put in the place of the file's.
+/// C: vma->anon_vma != NULL
+pub(crate) fn has_anon_vma(cpu: &Cpu, vma: &Vma) -> bool {
+    cpu.world.mm(vma.mm).vmas[vma.slot].backing.read() as u32 & Backing::ANON_VMA != 0
+}
+
+/// C: anon_vma_prepare(), linux/rmap.h
+pub(crate) fn anon_vma_prepare(cpu: &Cpu, vma: &Vma) {
+    if vma.file().is_some() {
+        cpu.world.mm(vma.mm).vmas[vma.slot].backing.or(Backing::ANON_VMA);
+    }
 }
 
 /// The VMA that contains `addr`. C: vma_lookup(), linux/mm.h

@@ -3,26 +3,31 @@
 //!
 //! Duplicated: what mprotect() does to entries (the write bit is taken at
 //! once and comes back only by a fault); VMAs split at the borders of a
-//! change; MADV_DONTNEED under mmap_lock held for reading. Customised: VMAs
+//! change; MADV_DONTNEED under mmap_lock held for reading; a shared mapping
+//! whose stores must be noticed gets its write bits by faults alone.
+//! Customised: VMAs
 //! never merge; a fixed address that is taken is refused
 //! (MAP_FIXED_NOREPLACE); mprotect() splits VMAs at both ends before it
-//! changes any; MADV_DONTNEED drains the LRU batch once, not per VMA. Two kinds of mapping exist beside anonymous memory:
-//! a driver's buffer mapped with vm_insert_page(), every fourth page of it a
-//! raw frame number as vmf_insert_mixed() makes them; and raw frame numbers
-//! alone (VM_PFNMAP). Files and hugetlbfs are refused by not existing.
+//! changes any; MADV_DONTNEED drains the LRU batch once, not per VMA. What can
+//! be mapped beside anonymous memory: a driver's buffer mapped with
+//! vm_insert_page(), every fourth page of it a raw frame number as
+//! vmf_insert_mixed() makes them; raw frame numbers alone (VM_PFNMAP); and
+//! files ([`filemap`](super::filemap)).
 
 use super::cpu::Cpu;
+use super::filemap::File;
 use super::huge_memory::{change_huge_pmd, split_huge_pmd};
 use super::limits::{MAX_VMAS, PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::lru_add_drain;
 use super::memory::zap_page_range;
 use super::mm::{
-    self, MmId, Vma, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_at,
+    self, Backing, MmId, Vma, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock,
+    vma_at,
 };
 use super::page::{Mapping, get_page, put_page};
 use super::pgtable::{
-    Pte, free_pte_range, free_upper_tables, mm_find_pmd, pgd_alloc, pmd_addr_end, pmd_alloc,
-    pte_alloc, pte_offset_map_lock, pte_unmap_unlock,
+    PmdPtr, Pte, free_pte_range, free_upper_tables, mm_find_pmd, pgd_alloc, pmd_addr_end,
+    pmd_alloc, pte_alloc, pte_offset_map_lock, pte_unmap_unlock,
 };
 use super::rmap::page_dup_rmap;
 use super::zone::alloc_pages;
@@ -114,6 +119,24 @@ pub fn mm_alloc(cpu: &Cpu, mm: MmId) -> Result<(), Errno> {
     if pgd_alloc(cpu, mm) { Ok(()) } else { Err(Errno::ENOMEM) }
 }
 
+/// A mapping of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct FileMap {
+    /// MAP_SHARED, or MAP_PRIVATE.
+    pub shared: bool,
+    /// Of what.
+    pub file: File,
+    /// From which of its pages on.
+    pub pgoff: u8,
+}
+
+impl FileMap {
+    fn vm_flags(self) -> VmFlags {
+        let may = VmFlags::MAYREAD | VmFlags::MAYWRITE;
+        if self.shared { may | VmFlags::SHARED | VmFlags::MAYSHARE } else { may }
+    }
+}
+
 /// Maps `pages` pages at `addr`. C: do_mmap(), mm/mmap.c
 ///
 /// # Errors
@@ -127,42 +150,70 @@ pub fn mmap(
     prot: Prot,
     kind: Kind,
 ) -> Result<(), Errno> {
-    let end = addr + pages * PAGE_SIZE;
+    let flags = prot.vm_flags() | kind.vm_flags();
+    mmap_region(cpu, mm, addr, pages, flags, Backing::NONE, |vma| match kind {
+        Kind::Anon | Kind::AnonThp => Ok(()),
+        Kind::Driver => insert_buffer(cpu, vma, 0),
+        Kind::DriverOrder1 => insert_buffer(cpu, vma, 1),
+        Kind::Pfnmap => (vma.start..vma.end)
+            .step_by(PAGE_SIZE as usize)
+            .try_for_each(|a| insert_pte(cpu, vma, a, raw_entry(cpu, vma))),
+    })
+}
+
+/// Maps `pages` pages of a file at `addr`. C: do_mmap(), mm/mmap.c, and the
+/// mmap() of file_operations
+///
+/// # Errors
+/// `EINVAL` outside the address space and for private secret memory,
+/// `EEXIST` if something is there, `ENOMEM` if there are too many mappings.
+pub fn mmap_file(
+    cpu: &Cpu,
+    mm: MmId,
+    addr: u64,
+    pages: u64,
+    prot: Prot,
+    map: FileMap,
+) -> Result<(), Errno> {
+    // C: secretmem_mmap()
+    if map.file == File::Secretmem && !map.shared {
+        return Err(Errno::EINVAL);
+    }
+    let flags = prot.vm_flags() | map.vm_flags();
+    let backing = Backing::new(map.file, map.pgoff.into());
+    mmap_region(cpu, mm, addr, pages, flags, backing, |_| Ok(()))
+}
+
+/// C: mmap_region(), mm/mmap.c
+fn mmap_region(
+    cpu: &Cpu,
+    mm: MmId,
+    start: u64,
+    pages: u64,
+    flags: VmFlags,
+    backing: Backing,
+    fill: impl FnOnce(&Vma) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let end = start + pages * PAGE_SIZE;
     if pages == 0 || end > TASK_SIZE {
         return Err(Errno::EINVAL);
     }
     mmap_write_lock(cpu, mm);
-    let ret = mmap_locked(cpu, mm, addr, end, prot.vm_flags() | kind.vm_flags(), kind);
+    let ret = 'out: {
+        if mm::vmas(cpu, mm).any(|v| v.start < end && start < v.end) {
+            break 'out Err(Errno::EEXIST);
+        }
+        let Some(slot) = free_slot(cpu, mm) else { break 'out Err(Errno::ENOMEM) };
+        cpu.world.mm(mm).vmas[slot].set(start, end, flags, backing);
+        let vma = Vma { mm, slot, start, end, flags, backing };
+        let filled = fill(&vma);
+        if filled.is_err() {
+            unmap_vma(cpu, &vma);
+        }
+        filled
+    };
     mmap_write_unlock(cpu, mm);
     ret
-}
-
-fn mmap_locked(
-    cpu: &Cpu,
-    mm: MmId,
-    start: u64,
-    end: u64,
-    flags: VmFlags,
-    kind: Kind,
-) -> Result<(), Errno> {
-    if mm::vmas(cpu, mm).any(|v| v.start < end && start < v.end) {
-        return Err(Errno::EEXIST);
-    }
-    let slot = free_slot(cpu, mm).ok_or(Errno::ENOMEM)?;
-    cpu.world.mm(mm).vmas[slot].set(start, end, flags);
-    let vma = Vma { mm, slot, start, end, flags };
-    let filled = match kind {
-        Kind::Anon | Kind::AnonThp => Ok(()),
-        Kind::Driver => insert_buffer(cpu, &vma, 0),
-        Kind::DriverOrder1 => insert_buffer(cpu, &vma, 1),
-        Kind::Pfnmap => (start..end)
-            .step_by(PAGE_SIZE as usize)
-            .try_for_each(|a| insert_pte(cpu, &vma, a, raw_entry(cpu, &vma))),
-    };
-    if filled.is_err() {
-        unmap_vma(cpu, &vma);
-    }
-    filled
 }
 
 fn free_slot(cpu: &Cpu, mm: MmId) -> Option<usize> {
@@ -180,7 +231,7 @@ fn insert_buffer(cpu: &Cpu, vma: &Vma, order: u32) -> Result<(), Errno> {
     let step = PAGE_SIZE << order;
     for addr in (vma.start..vma.end).step_by(step as usize) {
         let head = alloc_pages(cpu, GFP_USER | Gfp::COMP, order).ok_or(Errno::ENOMEM)?;
-        cpu.world.frame(head).mapping.set(Mapping::Driver as i32);
+        cpu.world.frame(head).mapping.set(Mapping::Driver.word());
         let mut result = Ok(());
         for i in 0..1u64 << order {
             let at = addr + i * PAGE_SIZE;
@@ -220,7 +271,7 @@ fn insert_pte(cpu: &Cpu, vma: &Vma, addr: u64, pte: Pte) -> Result<(), Errno> {
 /// Unmaps a VMA and forgets it; frees page tables that serve no other.
 fn unmap_vma(cpu: &Cpu, vma: &Vma) {
     zap_page_range(cpu, vma, vma.start, vma.end);
-    cpu.world.mm(vma.mm).vmas[vma.slot].set(0, 0, VmFlags::empty());
+    cpu.world.mm(vma.mm).vmas[vma.slot].clear();
     free_pgtables(cpu, vma);
 }
 
@@ -250,8 +301,9 @@ fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
             split_huge_pmd(cpu, &v, pmdp);
         }
         let mm = cpu.world.mm(mm);
-        mm.vmas[v.slot].set(v.start, at, v.flags);
-        mm.vmas[slot].set(at, v.end, v.flags);
+        let behind = v.backing.further((at - v.start) / PAGE_SIZE);
+        mm.vmas[v.slot].set(v.start, at, v.flags, v.backing);
+        mm.vmas[slot].set(at, v.end, v.flags, behind);
     }
     Ok(())
 }
@@ -306,8 +358,8 @@ fn mprotect_locked(cpu: &Cpu, mm: MmId, start: u64, end: u64, prot: Prot) -> Res
         let flags = (v.flags - access) | prot.vm_flags();
         // C: mprotect_fixup()
         if flags != v.flags {
-            cpu.world.mm(mm).vmas[v.slot].set(v.start, v.end, flags);
-            change_protection(cpu, &v, flags);
+            cpu.world.mm(mm).vmas[v.slot].set(v.start, v.end, flags, v.backing);
+            change_protection(cpu, &Vma { flags, ..v });
         }
         addr = v.end;
     }
@@ -315,7 +367,7 @@ fn mprotect_locked(cpu: &Cpu, mm: MmId, start: u64, end: u64, prot: Prot) -> Res
 }
 
 /// C: change_protection(), mm/mprotect.c
-fn change_protection(cpu: &Cpu, vma: &Vma, newflags: VmFlags) {
+fn change_protection(cpu: &Cpu, vma: &Vma) {
     let mut addr = vma.start;
     while addr < vma.end {
         let next = pmd_addr_end(addr, vma.end);
@@ -323,27 +375,21 @@ fn change_protection(cpu: &Cpu, vma: &Vma, newflags: VmFlags) {
         if let Some(pmdp) = pmdp {
             let pmd = pmdp.read(cpu);
             if pmd.trans_huge() && next - addr == PMD_SIZE {
-                change_huge_pmd(cpu, pmdp, newflags);
+                change_huge_pmd(cpu, pmdp, vma.flags);
                 addr = next;
                 continue;
             }
             if pmd.trans_huge() {
                 split_huge_pmd(cpu, vma, pmdp);
             }
-            change_pte_range(cpu, pmdp, addr, next, newflags);
+            change_pte_range(cpu, vma, pmdp, addr, next);
         }
         addr = next;
     }
 }
 
 /// C: change_pte_range(), mm/mprotect.c
-fn change_pte_range(
-    cpu: &Cpu,
-    pmdp: super::pgtable::PmdPtr,
-    start: u64,
-    end: u64,
-    newflags: VmFlags,
-) {
+fn change_pte_range(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, start: u64, end: u64) {
     let pmd = pmdp.read(cpu);
     if pmd.bad() {
         return;
@@ -352,8 +398,13 @@ fn change_pte_range(
     let mut ptep = first;
     for _ in 0..(end - start) / PAGE_SIZE {
         if ptep.read(cpu).present() {
-            let pte = ptep.get_and_clear(cpu);
-            ptep.set(cpu, pte.modify(newflags));
+            let mut pte = ptep.get_and_clear(cpu).modify(vma.page_prot());
+            // A dirty page's file system knows already.
+            // C: dirty_accountable; can_change_shared_pte_writable()
+            if vma.needs_dirty_tracking() && pte.dirty() {
+                pte = pte.mkwrite();
+            }
+            ptep.set(cpu, pte);
         }
         ptep = ptep.next();
     }
@@ -397,7 +448,7 @@ pub fn exit_mmap(cpu: &Cpu, mm: MmId) {
     for slot in 0..MAX_VMAS {
         if let Some(v) = vma_at(cpu, mm, slot) {
             zap_page_range(cpu, &v, v.start, v.end);
-            cpu.world.mm(mm).vmas[slot].set(0, 0, VmFlags::empty());
+            cpu.world.mm(mm).vmas[slot].clear();
             free_pgtables(cpu, &v);
         }
     }

@@ -9,6 +9,8 @@
 //! kernel functions they stand for and take the CPU they run on.
 
 pub mod cpu;
+pub mod fault;
+pub mod filemap;
 pub mod fork;
 pub mod huge_memory;
 pub mod limits;

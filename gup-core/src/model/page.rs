@@ -9,13 +9,15 @@
 //! counts how often the frame was allocated. Stubbed: memory cgroups,
 //! hardware poison, KASAN tags.
 
-use super::cpu::{Cpu, Event, FailSite};
+use super::cpu::{Cpu, Event, FailSite, STEP_BUDGET};
+use super::filemap::File;
 use super::zone;
 use crate::atomic::{Atomic32, Word64};
 use crate::errno::Errno;
 use crate::flags::Pg;
 use crate::history::Defect;
 use crate::step::StepKind;
+use crate::sync::yield_now;
 
 /// What a pin of a small page adds to its reference count.
 /// C: GUP_PIN_COUNTING_BIAS, linux/mm.h
@@ -54,14 +56,42 @@ pub fn pages_of(mut set: u128) -> impl Iterator<Item = Page> {
 
 /// Who a page belongs to. C: page->mapping
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(i32)]
 pub enum Mapping {
-    /// Nobody: the kernel, or free.
-    None = 0,
+    /// Nobody: the kernel, or free, or cut off from its file.
+    None,
     /// Anonymous memory.
-    Anon = 1,
+    Anon,
     /// A driver's buffer, mapped with vm_insert_page().
-    Driver = 2,
+    Driver,
+    /// The page cache of a file.
+    File(File),
+}
+
+impl Mapping {
+    /// As it is stored.
+    pub(crate) fn word(self) -> i32 {
+        match self {
+            Mapping::None => 0,
+            Mapping::Anon => 1,
+            Mapping::Driver => 2,
+            Mapping::File(file) => 3 + file as i32,
+        }
+    }
+    pub(crate) fn from_word(word: i32) -> Self {
+        match word {
+            0 => Mapping::None,
+            1 => Mapping::Anon,
+            2 => Mapping::Driver,
+            n => File::ALL.get(n as usize - 3).map_or(Mapping::None, |&f| Mapping::File(f)),
+        }
+    }
+    /// The file, if it is one.
+    pub fn file(self) -> Option<File> {
+        match self {
+            Mapping::File(file) => Some(file),
+            _ => None,
+        }
+    }
 }
 
 /// One page frame. Head fields of a compound page are those of its first
@@ -357,12 +387,31 @@ pub fn is_zero_page(cpu: &Cpu, page: Page) -> bool {
 /// C: PageAnon(), linux/page-flags.h
 pub fn page_anon(cpu: &Cpu, page: Page) -> bool {
     let head = compound_head(cpu, page);
-    frame(cpu, head).mapping.read() == Mapping::Anon as i32
+    frame(cpu, head).mapping.read() == Mapping::Anon.word()
 }
 
 /// C: page->mapping != NULL
 pub fn page_has_mapping(cpu: &Cpu, page: Page) -> bool {
-    frame(cpu, page).mapping.read() != Mapping::None as i32
+    frame(cpu, page).mapping.read() != Mapping::None.word()
+}
+
+/// The file whose page cache the page is in; of a head. C: page_mapping()
+pub fn page_file(cpu: &Cpu, page: Page) -> Option<File> {
+    Mapping::from_word(frame(cpu, page).mapping.read()).file()
+}
+
+/// Whether it is a page of secret memory, which nobody but its owner's CPU may
+/// touch. C: page_is_secretmem(), linux/secretmem.h
+#[doc(alias = "secretmem_mapping")]
+pub fn page_is_secretmem(cpu: &Cpu, page: Page) -> bool {
+    // A fresh page still waits in a batch, and is not on the LRU.
+    let skipped = cpu.has(Defect::SecretmemOffLru) && !page_lru(cpu, page);
+    !page_compound(cpu, page) && !skipped && page_file(cpu, page) == Some(File::Secretmem)
+}
+
+/// C: page_is_file_lru(), linux/mm_inline.h
+pub fn page_is_file_lru(cpu: &Cpu, page: Page) -> bool {
+    !test_flag(cpu, page, Pg::SWAPBACKED)
 }
 
 /// C: test_bit(flag, &page->flags)
@@ -421,6 +470,17 @@ pub fn trylock_page(cpu: &Cpu, page: Page) -> bool {
     let head = compound_head(cpu, page);
     cpu.step(StepKind::FlagSet, head.0.into(), Pg::LOCKED.bits().into());
     !frame(cpu, head).flags.test_and_set(Pg::LOCKED.bits())
+}
+
+/// Waits for the lock of a page. Whoever holds it for ever has a bug, which
+/// ends the wait. C: lock_page(), linux/pagemap.h
+pub fn lock_page(cpu: &Cpu, page: Page) {
+    while !trylock_page(cpu, page) {
+        if cpu.bug_on(cpu.steps_taken() > STEP_BUDGET, "lock_page", "the page stays locked") {
+            return;
+        }
+        yield_now();
+    }
 }
 
 /// C: unlock_page(), mm/filemap.c

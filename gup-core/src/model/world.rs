@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! All shared state of one run.
 
+use super::filemap::{AddressSpace, File};
 use super::limits::{Limits, MAX_CPUS};
 use super::lru::Lru;
 use super::mm::{Mm, MmId};
@@ -12,8 +13,8 @@ use crate::atomic::{Atomic32, Word64};
 use crate::flags::Pg;
 use crate::sync::Locked;
 
-/// The shared state: page frames, page tables, address spaces, LRU batches,
-/// free lists, statistics.
+/// The shared state: page frames, page tables, address spaces, files, LRU
+/// batches, free lists, statistics.
 #[derive(Debug)]
 pub struct World {
     pub(crate) limits: Limits,
@@ -22,6 +23,7 @@ pub struct World {
     nowhere: PageFrame,
     pub(crate) tables: Tables,
     pub(crate) mms: Box<[Mm]>,
+    pub(crate) files: [AddressSpace; File::COUNT],
     pub(crate) zone: Locked<Zone>,
     pub(crate) lru: Locked<Lru>,
     /// Pageblocks of type MIGRATE_ISOLATE, one bit each.
@@ -40,6 +42,7 @@ impl World {
             nowhere: PageFrame::new(),
             tables: Tables::new(limits.tables),
             mms: (0..limits.mms).map(|_| Mm::new()).collect(),
+            files: File::ALL_ARRAY.map(AddressSpace::new),
             zone: Locked::new(Zone::new(&limits)),
             lru: Locked::new(Lru::new()),
             isolated_blocks: Atomic32::new(0),
@@ -68,6 +71,9 @@ impl World {
         for mm in &self.mms {
             mm.reset();
         }
+        for (space, file) in self.files.iter().zip(File::ALL) {
+            space.copy_from(&AddressSpace::new(*file));
+        }
         *self.zone.lock() = Zone::new(&self.limits);
         *self.lru.lock() = Lru::new();
         self.isolated_blocks.set(0);
@@ -86,6 +92,9 @@ impl World {
         }
         self.tables.copy_from(&other.tables);
         for (to, from) in self.mms.iter().zip(&other.mms) {
+            to.copy_from(from);
+        }
+        for (to, from) in self.files.iter().zip(&other.files) {
             to.copy_from(from);
         }
         *self.zone.lock() = other.zone.lock().clone();
@@ -144,7 +153,7 @@ impl World {
         let f = self.frame(page);
         let flags = Pg::from_bits_retain(f.flags.read() as u32);
         let head = self.head_of(page);
-        let mapping = self.frame(head).mapping.read();
+        let mapping = Mapping::from_word(self.frame(head).mapping.read());
         PageView {
             page,
             head,
@@ -154,8 +163,9 @@ impl World {
             compound_mapcount: f.compound_mapcount.read(),
             pincount: f.pincount.read(),
             flags,
-            anon: mapping == Mapping::Anon as i32,
-            driver: mapping == Mapping::Driver as i32,
+            anon: mapping == Mapping::Anon,
+            driver: mapping == Mapping::Driver,
+            file: mapping.file(),
             epoch: f.epoch.read() as u32,
             data: f.data.read(),
         }
@@ -227,6 +237,8 @@ pub struct PageView {
     pub anon: bool,
     /// A driver's buffer.
     pub driver: bool,
+    /// A page of the page cache of this file.
+    pub file: Option<File>,
     /// How often the frame was allocated.
     pub epoch: u32,
     /// The data token.

@@ -282,7 +282,7 @@ fn free_pages(cpu: &Cpu, page: Page) {
     }
     f.flags.set(0);
     f.order.set(0);
-    f.mapping.set(Mapping::None as i32);
+    f.mapping.set(Mapping::None.word());
     for i in 1..1 << order {
         cpu.world.frame(page.nth(i)).compound_head.set(0);
     }

@@ -19,7 +19,8 @@ use crate::model::mm::{
     mmap_read_lock, mmap_read_unlock, read_write_protect_seq, retry_write_protect_seq,
 };
 use crate::model::page::{
-    Page, arch_make_page_accessible, compound_head, is_pinnable_page, set_page_referenced,
+    Page, arch_make_page_accessible, compound_head, is_pinnable_page, page_is_secretmem,
+    set_page_referenced,
 };
 use crate::model::pgtable::{
     P4d, Pgd, Pmd, PmdPtr, Pud, p4d_addr_end, p4d_offset, pgd_addr_end, pgd_offset, pmd_addr_end,
@@ -77,7 +78,10 @@ fn gup_pte_range(
         let Some(head) = fast_grab(cpu, page, 1, flags) else {
             return false;
         };
-        // PORT: no secretmem.
+        if page_is_secretmem(cpu, page) {
+            put_compound_head(cpu, head, 1, flags);
+            return false;
+        }
         if pte != ptep.read(cpu) {
             put_compound_head(cpu, head, 1, flags);
             return false;

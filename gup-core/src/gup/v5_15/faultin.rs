@@ -107,7 +107,10 @@ fn check_vma_flags(vma: &Vma, gup_flags: Foll) -> Result<(), Errno> {
     if gup_flags.contains(Foll::ANON) && !vma.is_anonymous() {
         return Err(Errno::EFAULT);
     }
-    // PORT: no DAX file for FOLL_LONGTERM to refuse, no secretmem.
+    // PORT: no DAX file for FOLL_LONGTERM to refuse.
+    if vma.is_secretmem() {
+        return Err(Errno::EFAULT);
+    }
     if gup_flags.contains(Foll::WRITE) {
         if !vm_flags.contains(VmFlags::WRITE) {
             if !gup_flags.contains(Foll::FORCE) {

@@ -40,10 +40,8 @@ pub(crate) struct FollowPageContext {
 ///
 /// C: no_page_table(), mm/gup.c, v5.15
 fn no_page_table(vma: &Vma, flags: Foll) -> Followed {
-    // PORT: a VMA that is not anonymous is a driver's without a fault
-    // handler, for which the C answers the same.
-    let _ = vma;
-    if flags.contains(Foll::DUMP) {
+    // PORT: of the other VMAs a driver's has no fault handler.
+    if flags.contains(Foll::DUMP) && vma.file().is_none() {
         return Err(Errno::EFAULT);
     }
     Ok(None)

@@ -9,10 +9,12 @@ use crate::flags::{Foll, GFP_USER, Gfp};
 use crate::history::Defect;
 use crate::model::Cpu;
 use crate::model::lru::{isolate_lru_page, lru_add_drain_all};
-use crate::model::migrate::{MigrationTarget, PageList, migrate_pages, putback_movable_pages};
+use crate::model::migrate::{
+    MigrationTarget, PageList, isolated_stat, migrate_pages, putback_movable_pages,
+};
 use crate::model::mm::{MmId, Vma};
 use crate::model::page::{Page, compound_head, is_pinnable_page, page_lru, put_page, thp_nr_pages};
-use crate::model::vmstat::{NodeStat, mod_node_page_state};
+use crate::model::vmstat::mod_node_page_state;
 
 /// The number of pages if all may stay where they are. Else all are released
 /// and those that may not stay are migrated: 0 if that went well and the
@@ -47,9 +49,8 @@ fn check_and_migrate_movable_pages(
                 continue;
             }
             movable_page_list.add_tail(head);
-            // PORT: only anonymous pages are ever on the LRU.
             let nr = thp_nr_pages(cpu, head) as i64;
-            mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, nr);
+            mod_node_page_state(cpu, isolated_stat(cpu, head), nr);
         }
     }
 

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Files and their page cache: struct address_space.
+//!
+//! Duplicated: the page cache's reference on each of its pages; a page's
+//! mapping and index, cleared when it is cut off; i_size, beyond which a
+//! mapping gets SIGBUS; truncation, which unmaps first, private copies too,
+//! and does not care who else holds the page; writeback, which write-protects
+//! and cleans the mappings of a file that tracks dirty pages; secret memory
+//! is never from movable memory and never changes its size. Customised: one
+//! file of each kind, of eight pages at most, all zeroes at first; it always
+//! exists, and its cache is dropped when the world is torn down; reading from
+//! disk takes no time; fault_around_bytes is one page, so that a fault maps
+//! what it is about. Stubbed: large folios in the page cache, readahead,
+//! reclaim of file pages, swap of shmem, memcg charges, RLIMIT_MEMLOCK.
+
+use super::cpu::Cpu;
+use super::lru::lru_cache_add;
+use super::memory::zap_page_range;
+use super::page::{
+    Mapping, Page, clear_flag, lock_page, page_dirty, page_ref_add, page_ref_add_unless_zero,
+    put_page, set_flag, set_page_dirty, unlock_page,
+};
+use super::rmap::{folio_mkclean, page_mapped, unmap_mapping_folio, vmas_of};
+use super::world::World;
+use super::zone::alloc_pages;
+use crate::atomic::Atomic32;
+use crate::errno::Errno;
+use crate::flags::{GFP_HIGHUSER_MOVABLE, GFP_USER, Gfp, Pg, VmFault};
+use crate::step::StepKind;
+
+/// A file, by what it is of. C: struct file *, struct address_space *
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum File {
+    /// A file of a file system that must know which pages are dirty, such as
+    /// ext4: it has page_mkwrite() and can write back.
+    Regular,
+    /// tmpfs or a memfd.
+    Shmem,
+    /// memfd_secret(2)
+    Secretmem,
+}
+
+/// The most pages of a file.
+pub const FILE_PAGES: u64 = 8;
+
+impl File {
+    /// Every file.
+    pub const ALL: &'static [File] = &Self::ALL_ARRAY;
+    pub(crate) const ALL_ARRAY: [File; 3] = [File::Regular, File::Shmem, File::Secretmem];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL_ARRAY.len();
+    /// Its name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            File::Regular => "file",
+            File::Shmem => "shmem",
+            File::Secretmem => "secretmem",
+        }
+    }
+    /// What its pages are allocated with. C: mapping_gfp_mask()
+    fn gfp(self) -> Gfp {
+        match self {
+            File::Regular | File::Shmem => GFP_HIGHUSER_MOVABLE,
+            File::Secretmem => GFP_USER,
+        }
+    }
+}
+
+/// Whether the file system is asked before a page becomes writable; those
+/// that are can also write back. C: vma->vm_ops->page_mkwrite != NULL,
+/// mapping_can_writeback()
+pub fn has_page_mkwrite(file: File) -> bool {
+    file == File::Regular
+}
+
+/// The page cache of a file. C: struct address_space, struct inode
+#[derive(Debug)]
+pub(crate) struct AddressSpace {
+    /// In pages. C: inode->i_size
+    i_size: Atomic32,
+    /// The frame plus 1; 0: not in the cache. C: mapping->i_pages
+    pages: [Atomic32; FILE_PAGES as usize],
+}
+
+impl AddressSpace {
+    pub(crate) fn new(_file: File) -> Self {
+        AddressSpace {
+            i_size: Atomic32::new(FILE_PAGES as i32),
+            pages: std::array::from_fn(|_| Atomic32::new(0)),
+        }
+    }
+
+    pub(crate) fn copy_from(&self, other: &AddressSpace) {
+        self.i_size.set(other.i_size.read());
+        for (to, from) in self.pages.iter().zip(&other.pages) {
+            to.set(from.read());
+        }
+    }
+}
+
+fn space(world: &World, file: File) -> &AddressSpace {
+    &world.files[file as usize]
+}
+
+impl World {
+    /// The page at a place of the page cache, for observers.
+    pub fn cached(&self, file: File, index: u64) -> Option<Page> {
+        let slot = space(self, file).pages.get(index as usize)?.read();
+        (slot != 0).then(|| Page((slot - 1) as u16))
+    }
+    /// The pages of a file, for observers. C: i_size_read()
+    pub fn file_pages(&self, file: File) -> u64 {
+        space(self, file).i_size.read() as u64
+    }
+    /// C: folio->index, for observers
+    pub(crate) fn index_of(&self, page: Page) -> u64 {
+        self.frame(page).index.read() as u64
+    }
+    /// References that the page cache holds on a page, for observers.
+    pub(crate) fn cache_refs(&self, page: Page) -> i32 {
+        let f = self.frame(page);
+        let Some(file) = Mapping::from_word(f.mapping.read()).file() else { return 0 };
+        i32::from(self.cached(file, self.index_of(page)) == Some(page))
+    }
+}
+
+/// The page cache's page, with a reference for the caller.
+/// C: filemap_get_entry(), mm/filemap.c
+fn filemap_get_entry(cpu: &Cpu, file: File, index: u64) -> Option<Page> {
+    loop {
+        cpu.step(StepKind::CacheRead, file as u32, index as i64);
+        let page = cpu.world.cached(file, index)?;
+        if !page_ref_add_unless_zero(cpu, page, 1) {
+            continue;
+        }
+        cpu.step(StepKind::CacheRead, file as u32, index as i64);
+        if cpu.world.cached(file, index) == Some(page) {
+            return Some(page);
+        }
+        put_page(cpu, page);
+    }
+}
+
+/// In pages. C: i_size_read(), linux/fs.h
+fn i_size_read(cpu: &Cpu, file: File) -> u64 {
+    cpu.step(StepKind::CacheRead, file as u32, -1);
+    cpu.world.file_pages(file)
+}
+
+/// In pages. C: i_size_write(), linux/fs.h
+fn i_size_write(cpu: &Cpu, file: File, pages: u64) {
+    cpu.step(StepKind::CacheSet, file as u32, -1);
+    space(cpu.world, file).i_size.set(pages as i32);
+}
+
+fn cache_set(cpu: &Cpu, file: File, index: u64, page: Option<Page>) {
+    cpu.step(StepKind::CacheSet, file as u32, index as i64);
+    let word = page.map_or(0, |p| i32::from(p.0) + 1);
+    space(cpu.world, file).pages[index as usize].set_release(word);
+}
+
+/// Puts a fresh, locked page into the page cache, which takes a reference.
+/// C: filemap_add_folio(), mm/filemap.c
+fn filemap_add_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
+    page_ref_add(cpu, page, 1);
+    let f = cpu.world.frame(page);
+    f.mapping.set(Mapping::File(file).word());
+    f.index.set(index as i32);
+    cache_set(cpu, file, index, Some(page));
+    lru_cache_add(cpu, page);
+}
+
+/// Takes a locked page out of the page cache; the cache's reference becomes
+/// the caller's. C: filemap_remove_folio(), mm/filemap.c
+fn filemap_remove_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
+    let mapped = page_mapped(cpu, page);
+    cpu.bug_on(mapped, "filemap_unaccount_folio", "VM_BUG_ON_FOLIO(folio_mapped(folio), folio)");
+    cache_set(cpu, file, index, None);
+    // The index stays.
+    cpu.world.frame(page).mapping.set(Mapping::None.word());
+}
+
+/// Replaces the page of a cache slot by another, which is not seen by anybody
+/// yet; the cache's reference goes along. The old page is frozen meanwhile.
+/// C: __folio_migrate_mapping(), mm/migrate.c
+pub(crate) fn replace_page_cache(cpu: &Cpu, file: File, old: Page, new: Page) {
+    let index = cpu.world.frame(old).index.read() as u64;
+    page_ref_add(cpu, new, 1);
+    cache_set(cpu, file, index, Some(new));
+}
+
+/// The page of the file for a fault: locked, with a reference. C: the fault()
+/// of vm_operations_struct: filemap_fault(), shmem_fault(), secretmem_fault()
+///
+/// # Errors
+/// SIGBUS beyond the end of the file, OOM.
+pub(crate) fn vm_ops_fault(cpu: &Cpu, file: File, index: u64) -> Result<Page, VmFault> {
+    loop {
+        if index >= i_size_read(cpu, file) {
+            return Err(VmFault::SIGBUS);
+        }
+        if let Some(page) = filemap_get_entry(cpu, file, index) {
+            lock_page(cpu, page);
+            // Truncated, or moved, meanwhile?
+            if cpu.world.frame(page).mapping.read() == Mapping::File(file).word() {
+                return Ok(page);
+            }
+            unlock_page(cpu, page);
+            put_page(cpu, page);
+            continue;
+        }
+        let page = alloc_pages(cpu, file.gfp(), 0).ok_or(VmFault::OOM)?;
+        lock_page(cpu, page);
+        if file == File::Shmem {
+            set_flag(cpu, page, Pg::SWAPBACKED);
+        }
+        filemap_add_folio(cpu, file, index, page);
+        return Ok(page);
+    }
+}
+
+/// The file system learns that a page is about to become writable; the page
+/// is locked if it may. C: filemap_page_mkwrite(), mm/filemap.c
+///
+/// # Errors
+/// NOPAGE if the page is not the file's any more.
+pub(crate) fn page_mkwrite(cpu: &Cpu, file: File, page: Page) -> Result<(), VmFault> {
+    lock_page(cpu, page);
+    if cpu.world.frame(page).mapping.read() != Mapping::File(file).word() {
+        unlock_page(cpu, page);
+        return Err(VmFault::NOPAGE);
+    }
+    set_page_dirty(cpu, page);
+    Ok(())
+}
+
+/// Unmaps pages of a file wherever they are mapped, from `start` on; private
+/// copies of them, too. C: unmap_mapping_range(even_cows), mm/memory.c
+fn unmap_mapping_range(cpu: &Cpu, file: File, start: u64) {
+    for vma in vmas_of(cpu, file) {
+        let first = start.max(vma.backing.pgoff());
+        if let Some(addr) = vma.address_of(first) {
+            zap_page_range(cpu, &vma, addr, vma.end);
+        }
+    }
+}
+
+/// Gives a file another size, in pages. C: truncate_setsize(),
+/// shmem_setattr(), secretmem_setattr()
+///
+/// # Errors
+/// `EINVAL` for secret memory, and for more than [`FILE_PAGES`].
+pub fn truncate(cpu: &Cpu, file: File, size: u64) -> Result<(), Errno> {
+    if file == File::Secretmem || size > FILE_PAGES {
+        return Err(Errno::EINVAL);
+    }
+    let old = i_size_read(cpu, file);
+    i_size_write(cpu, file, size);
+    if size < old {
+        truncate_pagecache(cpu, file, size);
+    }
+    Ok(())
+}
+
+/// C: truncate_pagecache(), mm/truncate.c
+fn truncate_pagecache(cpu: &Cpu, file: File, size: u64) {
+    unmap_mapping_range(cpu, file, size);
+    truncate_inode_pages(cpu, file, size);
+    // Faults that were under way may have mapped more.
+    unmap_mapping_range(cpu, file, size);
+}
+
+/// C: truncate_inode_pages(), mm/truncate.c
+fn truncate_inode_pages(cpu: &Cpu, file: File, start: u64) {
+    for index in start..FILE_PAGES {
+        let Some(page) = filemap_get_entry(cpu, file, index) else { continue };
+        lock_page(cpu, page);
+        if cpu.world.frame(page).mapping.read() == Mapping::File(file).word() {
+            // C: truncate_cleanup_folio()
+            if page_mapped(cpu, page) {
+                unmap_mapping_folio(cpu, page);
+            }
+            clear_flag(cpu, page, Pg::DIRTY);
+            filemap_remove_folio(cpu, file, index, page);
+            put_page(cpu, page);
+        }
+        unlock_page(cpu, page);
+        put_page(cpu, page);
+    }
+}
+
+/// Forgets the contents of every file, at the end of the world; none is
+/// mapped any more. C: evict(), fs/inode.c
+pub fn evict_inodes(cpu: &Cpu) {
+    for &file in File::ALL {
+        truncate_inode_pages(cpu, file, 0);
+        i_size_write(cpu, file, FILE_PAGES);
+    }
+}
+
+/// Writes the dirty pages of a file back: their mappings become clean and
+/// read-only, so that the next store is noticed. C: write_cache_pages(),
+/// folio_clear_dirty_for_io(), mm/page-writeback.c
+///
+/// # Errors
+/// `EINVAL` for files that live in memory alone.
+pub fn fsync(cpu: &Cpu, file: File) -> Result<(), Errno> {
+    if !has_page_mkwrite(file) {
+        return Err(Errno::EINVAL);
+    }
+    for index in 0..FILE_PAGES {
+        let Some(page) = filemap_get_entry(cpu, file, index) else { continue };
+        lock_page(cpu, page);
+        if page_dirty(cpu, page) {
+            if folio_mkclean(cpu, page) {
+                set_page_dirty(cpu, page);
+            }
+            clear_flag(cpu, page, Pg::DIRTY);
+        }
+        unlock_page(cpu, page);
+        put_page(cpu, page);
+    }
+    Ok(())
+}
