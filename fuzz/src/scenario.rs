@@ -17,9 +17,10 @@ use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
+use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
-use gup_core::model::mmap::{Kind, Prot};
+use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
 
 /// Address spaces a scenario can name.
@@ -90,6 +91,8 @@ pub struct Handle(pub u8);
 pub enum What {
     /// mmap(2); starts the process if there is none.
     Mmap(Range, Prot, Kind),
+    /// mmap(2) of a file.
+    MmapFile(Range, Prot, FileMap),
     /// munmap(2)
     Munmap(Range),
     /// mprotect(2)
@@ -134,6 +137,10 @@ pub enum What {
     Prefer(Prefer),
     /// Which CPU the ops run on from now on.
     Cpu(u8),
+    /// ftruncate(2): a file gets this many pages.
+    Truncate(File, u8),
+    /// fsync(2): the dirty pages of a file are written back.
+    Fsync(File),
 }
 
 /// A call of mm/gup.c.
@@ -345,6 +352,17 @@ impl Op {
             34 => What::UnisolateBlock(extra % BLOCKS),
             35 => What::Prefer(Prefer::ALL[pick(Prefer::ALL.len())]),
             36 => What::Cpu(extra % CPUS),
+            48 => What::MmapFile(
+                range,
+                Prot::ALL[usize::from(f0) % Prot::ALL.len()],
+                FileMap {
+                    shared: extra & 1 != 0,
+                    file: decode_file(extra >> 1)?,
+                    pgoff: f1 % FILE_PAGES as u8,
+                },
+            ),
+            49 => What::Truncate(decode_file(extra)?, f0 % (FILE_PAGES as u8 + 1)),
+            50 => What::Fsync(decode_file(extra)?),
             _ => return None,
         };
         Some(Op { what: what.normalised(), fail: decode_fail(fail) })
@@ -365,6 +383,11 @@ impl Op {
                 range(&mut r, g);
                 r[4] = prot(p);
                 r[6] = index(Kind::ALL.iter().position(|&x| x == k));
+            }
+            What::MmapFile(g, p, map) => {
+                range(&mut r, g);
+                (r[4], r[5]) = (prot(p), map.pgoff);
+                r[6] = u8::from(map.shared) | (map.file as u8) << 1;
             }
             What::Mprotect(g, p) => {
                 range(&mut r, g);
@@ -392,6 +415,8 @@ impl Op {
             What::IsolateBlock(b) | What::UnisolateBlock(b) | What::Cpu(b) => r[6] = b,
             What::Prefer(p) => r[6] = index(Prefer::ALL.iter().position(|&x| x == p)),
             What::LruAddDrain | What::LruAddDrainAll => {}
+            What::Truncate(file, pages) => (r[6], r[4]) = (file as u8, pages),
+            What::Fsync(file) => r[6] = file as u8,
         }
         r[0] = self.what.opcode();
         r[7] = encode_fail(self.fail);
@@ -429,6 +454,9 @@ impl What {
             What::UnisolateBlock(_) => 34,
             What::Prefer(_) => 35,
             What::Cpu(_) => 36,
+            What::MmapFile(..) => 48,
+            What::Truncate(..) => 49,
+            What::Fsync(_) => 50,
         }
     }
 
@@ -462,6 +490,11 @@ fn decode_flags(bits: u16) -> Foll {
 fn encode_flags(flags: Foll) -> u16 {
     let set = CALL_FLAGS.iter().enumerate().filter(|&(_, &f)| flags.contains(f));
     set.fold(0, |bits, (i, _)| bits | 1 << i)
+}
+
+/// There is room for eight files.
+fn decode_file(bits: u8) -> Option<File> {
+    File::ALL.get(usize::from(bits % 8)).copied()
 }
 
 /// 0: none. Else the site in the low bits and the visit above them.

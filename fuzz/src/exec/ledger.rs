@@ -2,6 +2,7 @@
 //! What the harness itself knows: what it holds, what was written where, and
 //! which pin is tied to which address.
 
+use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::limits::{MAX_CALL_PAGES, MAX_FRAMES, PAGE_SIZE};
 use gup_core::model::mm::MmId;
 use gup_core::model::{Page, World};
@@ -15,6 +16,26 @@ pub enum Expect {
     Exactly(u64),
     /// Unknown: a device wrote through a pin that was not tied any more.
     Anything,
+}
+
+/// A page of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FilePage {
+    /// The file.
+    pub file: File,
+    /// Which of its pages.
+    pub index: u8,
+}
+
+/// Whose a page is that a call handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The process's own; or a driver's.
+    Process,
+    /// Everybody's who maps the file.
+    File(FilePage),
+    /// Nobody's any more: the file was truncated.
+    Nobody,
 }
 
 /// What a call handed out, until it is given back.
@@ -32,6 +53,7 @@ pub struct Held {
     pub addr: u64,
     len: usize,
     pages: [Page; MAX_CALL_PAGES],
+    owners: [Owner; MAX_CALL_PAGES],
     tied: u16,
 }
 
@@ -47,6 +69,14 @@ impl Held {
     /// Whether page `i` must still be what its address maps.
     pub fn is_tied(&self, i: usize) -> bool {
         self.tied >> i & 1 != 0
+    }
+    /// Whose page `i` is.
+    pub fn owner(&self, i: usize) -> Owner {
+        self.owners[i]
+    }
+    /// Page `i` was found in a shared mapping of a file.
+    pub fn is_of(&mut self, i: usize, page: FilePage) {
+        self.owners[i] = Owner::File(page);
     }
     /// Further references on the first `n` pages, for the same process: a
     /// pipe's pages stay those of whoever filled it.
@@ -80,12 +110,16 @@ pub struct Ledger {
     /// c8070b787519.
     uncounted: Option<Page>,
     tied: u128,
-    /// Process 0 is nobody.
+    /// Process 0 is nobody, or everybody.
     processes: Vec<Process>,
     pids: [u16; MMS as usize],
     shadow: [[Expect; PAGES as usize]; MMS as usize],
+    files: [[Expect; FILE_PAGES as usize]; File::COUNT],
     stores: u64,
 }
+
+const ZEROES: [[Expect; FILE_PAGES as usize]; File::COUNT] =
+    [[Expect::Exactly(0); FILE_PAGES as usize]; File::COUNT];
 
 impl Default for Ledger {
     fn default() -> Self {
@@ -112,6 +146,7 @@ impl Ledger {
             processes: vec![Process { parent: 0, forked_at: 0 }],
             pids: [0; MMS as usize],
             shadow: [[Expect::Exactly(0); PAGES as usize]; MMS as usize],
+            files: ZEROES,
             stores: 0,
         }
     }
@@ -125,6 +160,7 @@ impl Ledger {
         self.pins = [0; MAX_FRAMES];
         (self.owned, self.pins_total, self.tied, self.stores) = (0, 0, 0, 0);
         self.processes.truncate(1);
+        self.files = ZEROES;
     }
 
     /// What a handle holds.
@@ -200,7 +236,8 @@ impl Ledger {
         let mut all = [Page::UNSET; MAX_CALL_PAGES];
         all[..pages.len()].copy_from_slice(pages);
         let pid = self.pid(mm);
-        Held { pinned, write, pid, mm, addr, len: pages.len(), pages: all, tied: 0 }
+        let owners = [Owner::Process; MAX_CALL_PAGES];
+        Held { pinned, write, pid, mm, addr, len: pages.len(), pages: all, owners, tied: 0 }
     }
 
     /// Books that a handle was given back.
@@ -280,11 +317,36 @@ impl Ledger {
         self.shadow[usize::from(mm.0)][slot(addr)] = e;
     }
 
+    /// What a page of a file should hold.
+    pub fn expect_in_file(&self, p: FilePage) -> Expect {
+        let pages = self.files[p.file as usize];
+        pages.get(usize::from(p.index)).copied().unwrap_or(Expect::Anything)
+    }
+
+    /// What it should hold from now on.
+    pub fn set_expect_in_file(&mut self, p: FilePage, e: Expect) {
+        if let Some(slot) = self.files[p.file as usize].get_mut(usize::from(p.index)) {
+            *slot = e;
+        }
+    }
+
+    /// The file lost its pages from `size` on; what is held of them is cut
+    /// off, and what comes in their places is zero.
+    pub fn truncate(&mut self, file: File, size: u8) {
+        let from = usize::from(size).min(FILE_PAGES as usize);
+        self.files[file as usize][from..].fill(Expect::Exactly(0));
+        for owner in self.handles.iter_mut().flatten().flat_map(|h| &mut h.owners) {
+            if matches!(owner, Owner::File(p) if p.file == file && p.index >= size) {
+                *owner = Owner::Nobody;
+            }
+        }
+    }
+
     /// Whether a process may see a store: its own, or an ancestor's from
-    /// before they parted.
+    /// before they parted; or one to shared memory, which is of process 0.
     pub fn may_see(&self, pid: u16, token: u64) -> bool {
         let (writer, when) = ((token & 0xffff) as u16, token >> 16);
-        if token == 0 {
+        if writer == 0 {
             return true;
         }
         let (mut p, mut until) = (pid, u64::MAX);

@@ -13,7 +13,7 @@ use gup_core::errno::Errno;
 use gup_core::history::{Base, Kernel};
 use gup_core::invariants::everything_free;
 use gup_core::model::mm::{MmId, mm_alive};
-use gup_core::model::{Cpu, Limits, Page, World, lru, mmap, page, zone};
+use gup_core::model::{Cpu, Limits, Page, World, filemap, lru, mmap, page, zone};
 
 pub use ledger::Ledger;
 pub use trace::{PageRow, Trace, TraceLine};
@@ -226,6 +226,7 @@ fn tear_down<S: Subject>(cpu: &Cpu, ledger: &mut Ledger, subject: &S) -> Result<
         bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
     }
     cpu.begin_op(MmId(0), None);
+    filemap::evict_inodes(cpu);
     lru::lru_add_drain_all(cpu);
     zone::reset_placement(cpu);
     bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
@@ -238,7 +239,7 @@ impl Op {
         match self.what {
             What::Call(c) => c.call.name(),
             What::Unpin(how, _) => how.name(),
-            What::Mmap(..) => "mmap",
+            What::Mmap(..) | What::MmapFile(..) => "mmap",
             What::Munmap(_) => "munmap",
             What::Mprotect(..) => "mprotect",
             What::Dontneed(_) => "madvise",
@@ -259,6 +260,8 @@ impl Op {
             What::UnisolateBlock(_) => "unisolate_block",
             What::Prefer(_) => "prefer",
             What::Cpu(_) => "cpu",
+            What::Truncate(..) => "truncate",
+            What::Fsync(_) => "fsync",
         }
     }
 }

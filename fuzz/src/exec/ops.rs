@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One op: run it, book it, have it judged.
 
+use gup_core::errno::Errno;
 use gup_core::flags::{Foll, VmFlags};
 use gup_core::history::Base;
-use gup_core::model::limits::MAX_CALL_PAGES;
+use gup_core::model::filemap::File;
+use gup_core::model::limits::{MAX_CALL_PAGES, PAGE_SIZE};
 use gup_core::model::mm::{
-    MmId, Vma, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, vma_lookup,
+    MmId, Vma, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, vma_lookup, vmas,
 };
 use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
 use gup_core::model::{
-    Cpu, Page, World, fork, huge_memory, lru, memory, migrate, mmap, page, pipe, zone,
+    Cpu, Page, World, filemap, fork, huge_memory, lru, memory, migrate, mmap, page, pipe, zone,
 };
 
-use super::ledger::{Expect, Ledger};
+use super::ledger::{Expect, FilePage, Ledger, Owner};
 use super::{Judged, Outcome};
 use crate::oracles::agreement::{self, Side};
 use crate::oracles::{Violation, bookkeeping, contents, errno, results};
-use crate::scenario::{Call, CallOp, CallResult, Handle, Op, Range, What, flags_of};
+use crate::scenario::{Call, CallOp, CallResult, Handle, MMS, Op, Range, What, flags_of};
 use crate::subject::{Args, Subject};
 
 const NO_PROCESS: Outcome = Outcome::Skipped("no such process");
@@ -61,6 +63,7 @@ impl<S: Subject> Run<'_, S> {
     fn mm_of(&self, what: &What) -> MmId {
         match *what {
             What::Mmap(r, ..)
+            | What::MmapFile(r, ..)
             | What::Munmap(r)
             | What::Mprotect(r, _)
             | What::Dontneed(r)
@@ -89,6 +92,9 @@ impl<S: Subject> Run<'_, S> {
             | What::Exit(_)
             | What::Call(_) => true,
             What::Mmap(..)
+            | What::MmapFile(..)
+            | What::Truncate(..)
+            | What::Fsync(_)
             | What::Unpin(..)
             | What::PutPage(_)
             | What::Tee(..)
@@ -107,7 +113,15 @@ impl<S: Subject> Run<'_, S> {
     fn other(&mut self, what: &What) -> Judged {
         let cpu = self.cpu;
         Ok(match *what {
-            What::Mmap(r, prot, kind) => self.mmap(r, prot, kind),
+            What::Mmap(r, prot, kind) => {
+                let map = |r: Range| mmap::mmap(cpu, r.mm, r.addr(), r.pages.into(), prot, kind);
+                self.mmap(r, Expect::Exactly(0), map)
+            }
+            What::MmapFile(r, prot, map) => {
+                let map =
+                    |r: Range| mmap::mmap_file(cpu, r.mm, r.addr(), r.pages.into(), prot, map);
+                self.mmap(r, Expect::Anything, map)
+            }
             What::Munmap(r) => {
                 let done = mmap::munmap(cpu, r.mm, r.addr(), r.pages.into());
                 self.forget(r);
@@ -191,39 +205,73 @@ impl<S: Subject> Run<'_, S> {
                 cpu.id.set(id);
                 Outcome::Done
             }
+            What::Truncate(file, size) => self.truncate(file, size),
+            What::Fsync(file) => filemap::fsync(cpu, file).into(),
             _ => unreachable!("run by other()"),
         }
     }
 
-    fn mmap(&mut self, r: Range, prot: mmap::Prot, kind: mmap::Kind) -> Outcome {
+    /// Maps something in which private memory holds `expect` at first.
+    fn mmap(
+        &mut self,
+        r: Range,
+        expect: Expect,
+        map: impl FnOnce(Range) -> Result<(), Errno>,
+    ) -> Outcome {
         if !mm_alive(self.cpu, r.mm) {
             if let Err(e) = mmap::mm_alloc(self.cpu, r.mm) {
                 return Outcome::Failed(e);
             }
             self.ledger.start(r.mm);
         }
-        let done = mmap::mmap(self.cpu, r.mm, r.addr(), r.pages.into(), prot, kind);
+        let done = map(r);
         if done.is_ok() {
-            r.addrs().for_each(|a| self.ledger.set_expect(r.mm, a, Expect::Exactly(0)));
+            r.addrs().for_each(|a| self.ledger.set_expect(r.mm, a, expect));
         }
         done.into()
     }
 
     /// The process gave up a range, or what of it could be had: what comes
-    /// there next is zero.
+    /// there next is zero, or what the file holds.
     fn forget(&mut self, r: Range) {
         for a in r.addrs().filter(|&a| leaf_at(self.cpu, r.mm, a).is_none()) {
+            let vma = vma_lookup(self.cpu, r.mm, a);
+            let file = vma.is_some_and(|v| v.file().is_some());
             self.ledger.untie(r.mm, a..a + 1);
-            self.ledger.set_expect(r.mm, a, Expect::Exactly(0));
+            let expect = if file { Expect::Anything } else { Expect::Exactly(0) };
+            self.ledger.set_expect(r.mm, a, expect);
         }
+    }
+
+    /// Truncation takes the copies in private mappings away, too.
+    fn truncate(&mut self, file: File, size: u8) -> Outcome {
+        let done = filemap::truncate(self.cpu, file, size.into());
+        if done.is_err() {
+            return done.into();
+        }
+        self.ledger.truncate(file, size);
+        for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(self.cpu, mm)) {
+            for vma in vmas(self.cpu, mm).filter(|v| v.file() == Some(file)) {
+                let first = vma.backing.pgoff().max(size.into());
+                let Some(addr) = vma.address_of(first) else { continue };
+                let pages = ((vma.end - addr) / PAGE_SIZE) as u8;
+                self.forget(Range { mm, page: (addr / PAGE_SIZE) as u8, pages });
+            }
+        }
+        Outcome::Done
     }
 
     fn write(&mut self, r: Range) -> Outcome {
         for addr in r.addrs() {
-            let token = self.ledger.next_store(self.ledger.pid(r.mm));
-            match memory::user_store(self.cpu, r.mm, addr, token) {
-                Ok(_) => self.ledger.set_expect(r.mm, addr, Expect::Exactly(token)),
-                Err(e) => return Outcome::Failed(e),
+            let shared = shared_page(self.cpu, r.mm, addr);
+            let pid = if shared.is_some() { 0 } else { self.ledger.pid(r.mm) };
+            let token = self.ledger.next_store(pid);
+            if let Err(e) = memory::user_store(self.cpu, r.mm, addr, token) {
+                return Outcome::Failed(e);
+            }
+            match shared {
+                Some(page) => self.ledger.set_expect_in_file(page, Expect::Exactly(token)),
+                None => self.ledger.set_expect(r.mm, addr, Expect::Exactly(token)),
             }
         }
         Outcome::Done
@@ -236,10 +284,16 @@ impl<S: Subject> Run<'_, S> {
                 Err(e) => return Ok(Outcome::Failed(e)),
             };
             // A driver's buffer is shared by design.
-            if vma_lookup(self.cpu, r.mm, addr).is_some_and(|v| v.is_anonymous()) {
-                let (pid, expect) = (self.ledger.pid(r.mm), self.ledger.expect(r.mm, addr));
-                contents::read(self.ledger, pid, page, expect, token).map_or(Ok(()), Err)?;
+            let driver = |v: Vma| !v.is_anonymous() && v.file().is_none();
+            if vma_lookup(self.cpu, r.mm, addr).is_none_or(driver) {
+                continue;
             }
+            let expect = match shared_page(self.cpu, r.mm, addr) {
+                Some(page) => self.ledger.expect_in_file(page),
+                None => self.ledger.expect(r.mm, addr),
+            };
+            let pid = self.ledger.pid(r.mm);
+            contents::read(self.ledger, pid, page, expect, token).map_or(Ok(()), Err)?;
         }
         Ok(Outcome::Done)
     }
@@ -295,10 +349,16 @@ impl<S: Subject> Run<'_, S> {
             return Outcome::Skipped("not pinned for writing");
         }
         for (i, &page) in held.pages().iter().enumerate() {
-            let token = self.ledger.next_store(held.pid);
+            let owner = held.owner(i);
+            let pid = if owner == Owner::Process { held.pid } else { 0 };
+            let token = self.ledger.next_store(pid);
             memory::dma_write(self.cpu, page, token);
             let (mm, addr) = (held.mm, held.addr_of(i));
-            if held.is_tied(i) {
+            if let Owner::File(page) = owner {
+                self.ledger.set_expect_in_file(page, Expect::Exactly(token));
+            } else if owner == Owner::Nobody {
+                continue;
+            } else if held.is_tied(i) {
                 self.ledger.set_expect(mm, addr, Expect::Exactly(token));
             } else if self.ledger.pid(mm) == held.pid {
                 self.ledger.set_expect(mm, addr, Expect::Anything);
@@ -311,12 +371,13 @@ impl<S: Subject> Run<'_, S> {
         let Some(held) = self.ledger.handle(h).copied() else { return Ok(NO_HANDLE) };
         for (i, &page) in held.pages().iter().enumerate() {
             let token = memory::dma_read(self.cpu, page);
-            if !self.cpu.world.look(page).anon {
-                continue;
-            }
-            let tied = held.is_tied(i);
-            let expect =
-                if tied { self.ledger.expect(held.mm, held.addr_of(i)) } else { Expect::Anything };
+            let expect = match held.owner(i) {
+                Owner::File(page) => self.ledger.expect_in_file(page),
+                // A driver's, or a file's page that was only read.
+                _ if !self.cpu.world.look(page).anon => continue,
+                _ if held.is_tied(i) => self.ledger.expect(held.mm, held.addr_of(i)),
+                _ => Expect::Anything,
+            };
             contents::read(self.ledger, held.pid, page, expect, token).map_or(Ok(()), Err)?;
         }
         Ok(Outcome::Done)
@@ -363,8 +424,13 @@ impl<S: Subject> Run<'_, S> {
         }
         let (cpu, mm) = (self.cpu, op.range.mm);
         let write = op.flags.contains(Foll::WRITE);
-        let held =
+        let mut held =
             self.ledger.new_held(op.call.pins(), write, mm, op.range.addr(), &pages[..owned]);
+        for (i, addr) in op.range.addrs().take(owned).enumerate() {
+            if let Some(page) = shared_page(cpu, mm, addr) {
+                held.is_of(i, page);
+            }
+        }
         let base = cpu.kernel.base();
         self.ledger.hold(cpu.world, op.handle, held, |i, page| {
             let addr = held.addr_of(i);
@@ -428,6 +494,12 @@ impl<S: Subject> Run<'_, S> {
         let slow = Side { result: slow_result, pages: &slow_pages, world: shadow };
         agreement::check(op, &fast, &slow)
     }
+}
+
+/// The page of a file that an address maps shared.
+fn shared_page(cpu: &Cpu, mm: MmId, addr: u64) -> Option<FilePage> {
+    let vma = vma_lookup(cpu, mm, addr).filter(|v| v.flags.contains(VmFlags::SHARED))?;
+    Some(FilePage { file: vma.file()?, index: vma.page_index(addr) as u8 })
 }
 
 /// Whether the call has a `vmas` argument that can be used with these options.

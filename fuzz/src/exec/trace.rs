@@ -66,6 +66,8 @@ pub struct PageRow {
     pub flags: Pg,
     /// Anonymous memory.
     pub anon: bool,
+    /// In a page cache, which holds one of the references.
+    pub cached: bool,
     /// The zero page.
     pub zero_page: bool,
     /// References of per-CPU LRU batches.
@@ -119,6 +121,7 @@ fn row(cpu: &Cpu, ledger: &Ledger, page: Page, maps: &mut [Vec<(MmId, u64, bool)
         pincount: v.pincount,
         flags: v.flags,
         anon: v.anon,
+        cached: v.file.is_some(),
         zero_page: page == world.zero_page(),
         lru_batch,
         maps: std::mem::take(&mut maps[usize::from(page.0)]),

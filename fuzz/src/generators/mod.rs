@@ -11,8 +11,9 @@ use fastrand::Rng;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
+use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::mm::MmId;
-use gup_core::model::mmap::{Kind, Prot};
+use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
 
 use crate::scenario::{
@@ -51,7 +52,14 @@ pub struct Generator {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     range: Range,
-    kind: Kind,
+    kind: Mapped,
+}
+
+/// What is mapped there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mapped {
+    Kind(Kind),
+    File(FileMap),
 }
 
 /// Which kinds of ops a scenario uses: swarm testing in its simplest form.
@@ -61,6 +69,7 @@ struct Taste {
     kernel_work: bool,
     failures: bool,
     protection: bool,
+    files: bool,
 }
 
 impl Generator {
@@ -85,8 +94,9 @@ impl Generator {
             kernel_work: self.rng.bool(),
             failures: self.one_in(3),
             protection: self.one_in(3),
+            files: self.one_in(4),
         };
-        let places = [self.place(), self.place()];
+        let places = [self.place(taste), self.place(taste)];
         let used = if self.one_in(3) { &places[..] } else { &places[..1] };
         if self.one_in(4) {
             let prefer = self.pick(Prefer::ALL);
@@ -94,7 +104,7 @@ impl Generator {
         }
         for place in used {
             let prot = if self.one_in(6) { self.pick(Prot::ALL) } else { Prot::ReadWrite };
-            let op = What::Mmap(place.range, prot, place.kind);
+            let op = Self::mmap(place.range, prot, place.kind);
             self.push(out, op, taste);
         }
         let len = self.rng.usize(2..=24);
@@ -117,27 +127,43 @@ impl Generator {
         Fail { site: self.pick(FailSite::ALL), nth }
     }
 
-    fn place(&mut self) -> Place {
+    fn place(&mut self, taste: Taste) -> Place {
         let kind = match self.rng.u8(0..16) {
-            0..=7 => Kind::Anon,
-            8..=12 => Kind::AnonThp,
-            13 => Kind::Driver,
-            14 => Kind::DriverOrder1,
-            _ => Kind::Pfnmap,
+            _ if taste.files && self.one_in(2) => Mapped::File(self.file_map()),
+            0..=7 => Mapped::Kind(Kind::Anon),
+            8..=12 => Mapped::Kind(Kind::AnonThp),
+            13 => Mapped::Kind(Kind::Driver),
+            14 => Mapped::Kind(Kind::DriverOrder1),
+            _ => Mapped::Kind(Kind::Pfnmap),
         };
+        let thp = kind == Mapped::Kind(Kind::AnonThp);
         // Huge pages need aligned room; others may start anywhere.
-        let page = if kind == Kind::AnonThp || self.rng.bool() {
+        let page = if thp || self.rng.bool() {
             self.rng.u8(0..PAGES / 8) * 8
         } else {
             self.rng.u8(0..PAGES)
         };
         let pages = match kind {
-            Kind::AnonThp => self.pick(&[8, 8, 16]),
+            _ if thp => self.pick(&[8, 8, 16]),
+            Mapped::File(_) => self.rng.u8(1..=4),
             _ if self.rng.bool() => self.rng.u8(1..=3),
             _ => self.rng.u8(1..=MAX_PAGES),
         };
         let mm = MmId(u8::from(self.one_in(8)));
         Place { range: Range { mm, page, pages: pages.min(PAGES - page) }, kind }
+    }
+
+    fn file_map(&mut self) -> FileMap {
+        let file = self.pick(&[File::Regular, File::Regular, File::Shmem, File::Secretmem]);
+        let shared = self.rng.bool() || file == File::Secretmem;
+        FileMap { shared, file, pgoff: if self.rng.bool() { 0 } else { self.rng.u8(0..3) } }
+    }
+
+    fn mmap(range: Range, prot: Prot, kind: Mapped) -> What {
+        match kind {
+            Mapped::Kind(kind) => What::Mmap(range, prot, kind),
+            Mapped::File(map) => What::MmapFile(range, prot, map),
+        }
     }
 
     /// Part of a place, seldom more, sometimes in another process.
@@ -176,6 +202,7 @@ impl Generator {
             19 => What::DmaWrite(self.handle()),
             20 => What::DmaRead(self.handle()),
             21..=23 if taste.fork => self.process(range),
+            24 if taste.files => self.file_work(),
             24..=26 if taste.kernel_work => self.kernel_work(range),
             27..=28 if taste.protection => What::Mprotect(range, self.pick(Prot::ALL)),
             29 => What::Dontneed(range),
@@ -193,7 +220,16 @@ impl Generator {
         if self.rng.bool() {
             What::Munmap(range)
         } else {
-            What::Mmap(range, self.pick(Prot::ALL), place.kind)
+            Self::mmap(range, self.pick(Prot::ALL), place.kind)
+        }
+    }
+
+    fn file_work(&mut self) -> What {
+        let file = self.pick(&[File::Regular, File::Shmem]);
+        match self.rng.u8(0..3) {
+            0 => What::Fsync(File::Regular),
+            1 => What::Truncate(file, FILE_PAGES as u8),
+            _ => What::Truncate(file, self.rng.u8(0..4)),
         }
     }
 
@@ -279,10 +315,18 @@ impl Generator {
                 }
             }
             _ => {
-                let taste =
-                    Taste { fork: true, kernel_work: true, failures: true, protection: true };
-                let range = self.some_range(s, at);
-                let what = self.what(Place { range, kind: Kind::Anon }, taste);
+                let taste = Taste {
+                    fork: true,
+                    kernel_work: true,
+                    failures: true,
+                    protection: true,
+                    files: self.one_in(4),
+                };
+                let range = self.some_range(s, at, taste);
+                let file = taste.files && self.one_in(2);
+                let kind =
+                    if file { Mapped::File(self.file_map()) } else { Mapped::Kind(Kind::Anon) };
+                let what = self.what(Place { range, kind }, taste);
                 let fail = if self.one_in(8) { Some(self.fail()) } else { None };
                 let to = self.rng.usize(0..=s.ops.len());
                 if let Some(op) = Op::decode(Op { what, fail }.encode()) {
@@ -293,13 +337,17 @@ impl Generator {
     }
 
     /// A range that the scenario is about already.
-    fn some_range(&mut self, s: &Scenario, at: usize) -> Range {
+    fn some_range(&mut self, s: &Scenario, at: usize, taste: Taste) -> Range {
         let ranges = s.ops[at..].iter().chain(&s.ops[..at]).filter_map(|op| match op.what {
-            What::Mmap(r, ..) | What::Write(r) | What::Read(r) | What::Munmap(r) => Some(r),
+            What::Mmap(r, ..)
+            | What::MmapFile(r, ..)
+            | What::Write(r)
+            | What::Read(r)
+            | What::Munmap(r) => Some(r),
             What::Call(c) => Some(c.range),
             _ => None,
         });
-        ranges.into_iter().next().unwrap_or_else(|| self.place().range)
+        ranges.into_iter().next().unwrap_or_else(|| self.place(taste).range)
     }
 }
 
@@ -334,7 +382,8 @@ mod tests {
                 }
             }
         }
-        assert_eq!(opcodes, (1 << 37) - 1, "opcodes drawn: {opcodes:b}");
+        let files = 0b111 << 48;
+        assert_eq!(opcodes, ((1 << 37) - 1) | files, "opcodes drawn: {opcodes:b}");
         assert!(CALL_FLAGS.iter().all(|&f| flags.contains(f)), "{flags:?}");
     }
 

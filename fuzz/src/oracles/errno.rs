@@ -98,7 +98,12 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
     for addr in op.range.addrs() {
         let leaf = leaf_at(cpu, op.range.mm, addr);
         let vma = vma_lookup(cpu, op.range.mm, addr);
-        let Some(vma) = vma.filter(|v| permitted(op, v)) else { break };
+        let Some(vma) = vma.filter(|v| permitted(base, op, v)) else { break };
+        let in_file = vma.file().map(|file| (file, vma.page_index(addr)));
+        let beyond = in_file.is_some_and(|(file, i)| i >= cpu.world.file_pages(file));
+        if beyond {
+            break;
+        }
         if let Err(refusal) = reachable(base, op, &vma, leaf) {
             if spec.reachable == 0 {
                 spec.refusal = refusal;
@@ -111,7 +116,8 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
         }
         spec.reachable += 1;
         spec.sure += usize::from(sure);
-        if let Some(page) = leaf.and_then(|l| l.counted(cpu.world)) {
+        let cached = in_file.and_then(|(file, i)| cpu.world.cached(file, i));
+        if let Some(page) = leaf.map_or(cached, |l| l.counted(cpu.world)) {
             let head = cpu.world.head_of(page);
             spec.saturated |= cpu.world.refcount(head) <= 0;
             if op.flags.contains(Foll::LONGTERM) && !is_pinnable_page(cpu, head) {
@@ -123,7 +129,7 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
 }
 
 /// Whether the VMA permits the access that the flags ask for.
-fn permitted(op: &CallOp, vma: &Vma) -> bool {
+fn permitted(base: Base, op: &CallOp, vma: &Vma) -> bool {
     let f = op.flags;
     let has = |flag| vma.flags.contains(flag);
     let forced = f.contains(Foll::FORCE);
@@ -132,7 +138,16 @@ fn permitted(op: &CallOp, vma: &Vma) -> bool {
     } else {
         has(VmFlags::READ) || forced
     };
-    access && !has(VmFlags::PFNMAP) && (!f.contains(Foll::ANON) || vma.is_anonymous())
+    // Since v6.5 nobody writes for long to pages whose file must notice.
+    let unnoticed = base >= Base::V6_12
+        && op.call.pins()
+        && f.contains(Foll::LONGTERM | Foll::WRITE)
+        && vma.needs_dirty_tracking();
+    access
+        && !unnoticed
+        && !vma.is_secretmem()
+        && !has(VmFlags::PFNMAP)
+        && (!f.contains(Foll::ANON) || vma.is_anonymous())
 }
 
 /// Whether a page of `vma`, mapped so or not at all, can be had with these
@@ -141,6 +156,9 @@ fn permitted(op: &CallOp, vma: &Vma) -> bool {
 /// # Errors
 /// What the call answers if it is the first.
 fn reachable(base: Base, op: &CallOp, vma: &Vma, leaf: Option<Leaf>) -> Result<(), Errno> {
+    if vma.file().is_some() {
+        return Ok(());
+    }
     let f = op.flags;
     let special = leaf.is_some_and(|l| l.special);
     if f.contains(Foll::DUMP) && (leaf.is_none() || special) {
@@ -176,7 +194,8 @@ fn needs_no_fault(cpu: &Cpu, op: &CallOp, leaf: Leaf) -> bool {
 /// those on pages that are not on the LRU for good.
 fn has_foreign_references(cpu: &Cpu, ledger: &Ledger, head: Page) -> bool {
     let owned = owned_of(cpu, ledger, head);
-    owned.gets != 0 || owned.pins != 0 || !cpu.world.look(head).anon
+    let page = cpu.world.look(head);
+    owned.gets != 0 || owned.pins != 0 || !(page.anon || page.file.is_some())
 }
 
 /// Whether `result` is one that the specification allows, given what

@@ -250,7 +250,7 @@ fn has_handle(r: &[u8; RECORD]) -> bool {
 fn simpler(op: Op) -> impl Iterator<Item = Op> {
     let record = op.encode();
     let is_call = matches!(op.what, What::Call(_));
-    let has_prot = matches!(op.what, What::Mmap(..) | What::Mprotect(..));
+    let has_prot = matches!(op.what, What::Mmap(..) | What::MmapFile(..) | What::Mprotect(..));
     let with = move |i: usize, byte: u8| {
         let mut r = record;
         r[i] = byte;

@@ -235,7 +235,7 @@ fn flag_letters(r: &PageRow) -> String {
         (Pg::RESERVED, 'r'),
     ];
     let set = flags.into_iter().filter(|&(f, _)| r.flags.contains(f)).map(|(_, c)| c);
-    let kinds = [(r.anon, 'a'), (r.zero_page, 'z')];
+    let kinds = [(r.anon, 'a'), (r.cached, 'c'), (r.zero_page, 'z')];
     let letters: String = set.chain(kinds.into_iter().filter(|k| k.0).map(|(_, c)| c)).collect();
     if letters.is_empty() { "-".into() } else { letters }
 }

@@ -29,9 +29,10 @@ use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::Kernel;
 use gup_core::model::cpu::{Fail, FailSite};
+use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
-use gup_core::model::mmap::{Kind, Prot};
+use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
 
 use super::report::kernel_text;
@@ -113,6 +114,9 @@ impl fmt::Display for Op {
         f.write_str(self.name())?;
         match self.what {
             What::Mmap(r, prot, kind) => write!(f, " {r} {} {}", prot.name(), kind.name())?,
+            What::MmapFile(r, prot, map) => {
+                write!(f, " {r} {} {} {}", prot.name(), file_map_name(map), map.pgoff)?;
+            }
             What::Mprotect(r, prot) => write!(f, " {r} {}", prot.name())?,
             What::Dontneed(r) => write!(f, " {r} dontneed")?,
             What::Munmap(r) | What::Write(r) | What::Read(r) => write!(f, " {r}")?,
@@ -133,9 +137,16 @@ impl fmt::Display for Op {
             What::LruAddDrain | What::LruAddDrainAll => {}
             What::IsolateBlock(n) | What::UnisolateBlock(n) | What::Cpu(n) => write!(f, " {n}")?,
             What::Prefer(p) => write!(f, " {}", p.name())?,
+            What::Truncate(file, pages) => write!(f, " {} {pages}", file.name())?,
+            What::Fsync(file) => write!(f, " {}", file.name())?,
         }
         self.fail.map_or(Ok(()), |fail| write!(f, " {fail}"))
     }
+}
+
+/// `shared file`
+fn file_map_name(map: FileMap) -> String {
+    format!("{} {}", if map.shared { "shared" } else { "private" }, map.file.name())
 }
 
 /// `FOLL_WRITE|FOLL_LONGTERM`, or `0`.
@@ -466,7 +477,13 @@ impl<'t> Words<'t> {
 
     fn arguments(&mut self, template: What, to: Handle) -> Parsed<What> {
         Ok(match template {
-            What::Mmap(..) => What::Mmap(self.range()?, self.prot()?, self.kind()?),
+            What::Mmap(..) | What::MmapFile(..) => {
+                let (range, prot) = (self.range()?, self.prot()?);
+                match self.file_map()? {
+                    Some(map) => What::MmapFile(range, prot, map),
+                    None => What::Mmap(range, prot, self.kind()?),
+                }
+            }
             What::Munmap(_) => What::Munmap(self.range()?),
             What::Mprotect(..) => What::Mprotect(self.range()?, self.prot()?),
             What::Dontneed(_) => {
@@ -500,6 +517,11 @@ impl<'t> Words<'t> {
             }
             What::Prefer(_) => What::Prefer(self.named("preference", Prefer::ALL, |p| p.name())?),
             What::Cpu(_) => What::Cpu(self.number("a CPU", 0, CPUS - 1)?),
+            What::Truncate(..) => {
+                let size = |w: &mut Self| w.number("how many pages", 0, FILE_PAGES as u8);
+                What::Truncate(self.file()?, size(self)?)
+            }
+            What::Fsync(_) => What::Fsync(self.file()?),
         })
     }
 
@@ -523,6 +545,21 @@ impl<'t> Words<'t> {
         self.named("protection", Prot::ALL, Prot::name)
     }
 
+    fn file(&mut self) -> Parsed<File> {
+        self.named("file", File::ALL, File::name)
+    }
+
+    /// A mapping of a file, if the words that are there say so.
+    fn file_map(&mut self) -> Parsed<Option<FileMap>> {
+        let word = |i: usize| self.tokens.get(i).map_or("", |t| t.word);
+        let shared = word(0) == "shared";
+        let file = File::ALL.iter().find(|f| f.name() == word(1));
+        let Some(&file) = file.filter(|_| shared || word(0) == "private") else { return Ok(None) };
+        self.tokens = &self.tokens[2..];
+        let pgoff = self.number("the first page of the file", 0, FILE_PAGES as u8 - 1)?;
+        Ok(Some(FileMap { shared, file, pgoff }))
+    }
+
     /// The kind with the most words that are there.
     fn kind(&mut self) -> Parsed<Kind> {
         let at = self.at();
@@ -534,7 +571,9 @@ impl<'t> Words<'t> {
         let found = Kind::ALL.iter().copied().filter(|&k| fits(k));
         let found = found.max_by_key(|&k| words(k).count());
         let Some(kind) = found else {
-            let all: Vec<_> = Kind::ALL.iter().map(|k| k.name()).collect();
+            let kinds = Kind::ALL.iter().map(|k| k.name().to_string());
+            let files = File::ALL.iter().map(|f| format!("shared {} 0", f.name()));
+            let all: Vec<_> = kinds.chain(files).collect();
             let message = format!("expected a kind of mapping: {}", all.join(", "));
             return Err(ParseError::new(at, message));
         };
