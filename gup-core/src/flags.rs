@@ -107,6 +107,10 @@ bitflags! {
         const RESERVED = 1 << 6;
         /// Anonymous, and mapped by one process alone. On tails, too.
         const ANON_EXCLUSIVE = 1 << 7;
+        /// In the swap cache.
+        const SWAPCACHE = 1 << 8;
+        /// A page of hugetlbfs; a page type in the kernel.
+        const HUGETLB = 1 << 9;
     }
 
     /// How a fault is handled. C: FAULT_FLAG_*, linux/mm.h

@@ -92,6 +92,12 @@ kinds! {
     CacheSet = "cache-set",
     /// The contents of a page are read or written.
     Data = "data",
+    /// page->mapping is read.
+    MappingRead = "mapping-read",
+    /// The type of a pageblock is read.
+    PageblockRead = "pageblock-read",
+    /// A barrier that stands by itself: 1 smp_rmb(), 2 smp_mb__after_atomic().
+    Barrier = "barrier",
 }
 
 /// One access to shared state.

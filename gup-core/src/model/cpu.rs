@@ -297,6 +297,17 @@ impl<'w> Cpu<'w> {
         self.held.get() != 0 || self.irqs_off.get() != 0
     }
 
+    /// C: irqs_disabled(), linux/irqflags.h
+    pub fn irqs_disabled(&self) -> bool {
+        self.irqs_off.get() != 0
+    }
+
+    /// There are no other signals than fatal ones.
+    /// C: signal_pending(current), linux/sched/signal.h
+    pub fn signal_pending(&self) -> bool {
+        self.fatal_signal_pending()
+    }
+
     /// Disables interrupts; returns what to give back.
     /// C: local_irq_save(), linux/irqflags.h
     pub fn local_irq_save(&self) -> u32 {

@@ -15,6 +15,7 @@ use super::page::{Page, clear_flag, compound_head, get_page, page_compound, put_
 use super::page::{page_tail, test_flag};
 use crate::errno::Errno;
 use crate::flags::Pg;
+use crate::step::StepKind;
 
 /// The batches of all CPUs. C: lru_pvecs, mm/swap.c
 #[derive(Clone, Debug)]
@@ -88,17 +89,21 @@ fn lru_add_drain_cpu(cpu: &Cpu, id: u8) {
 /// `EBUSY` if the page is not on the LRU.
 pub fn isolate_lru_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     cpu.warn_on(page_tail(cpu, page), "isolate_lru_page", "trying to isolate tail page");
-    if cpu.should_fail(FailSite::Isolate) {
-        cpu.event(Event::ISOLATE_FAILED);
-        return Err(Errno::EBUSY);
-    }
     let head = compound_head(cpu, page);
-    if !cpu.world.frame(head).flags.test_and_clear(Pg::LRU.bits()) {
+    if isolate(cpu, head) { Ok(()) } else { Err(Errno::EBUSY) }
+}
+
+/// C: folio_isolate_lru(), mm/vmscan.c
+pub(crate) fn isolate(cpu: &Cpu, head: Page) -> bool {
+    cpu.step(StepKind::FlagSet, head.0.into(), -i64::from(Pg::LRU.bits()));
+    let failed = cpu.should_fail(FailSite::Isolate)
+        || !cpu.world.frame(head).flags.test_and_clear(Pg::LRU.bits());
+    if failed {
         cpu.event(Event::ISOLATE_FAILED);
-        return Err(Errno::EBUSY);
+        return false;
     }
-    get_page(cpu, page);
-    Ok(())
+    get_page(cpu, head);
+    true
 }
 
 /// Gives an isolated page back. C: putback_lru_page(), mm/vmscan.c

@@ -249,6 +249,11 @@ pub fn vma_lookup(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Vma> {
     vmas(cpu, mm).find(|v| (v.start..v.end).contains(&addr))
 }
 
+/// The first VMA that ends behind `addr`. C: find_vma(), mm/mmap.c
+pub fn find_vma(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Vma> {
+    vmas(cpu, mm).filter(|v| addr < v.end).min_by_key(|v| v.start)
+}
+
 /// The VMA that contains `addr`, growing a stack if needed (there is none
 /// here). C: find_extend_vma(), mm/mmap.c
 pub fn find_extend_vma(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Vma> {
@@ -297,6 +302,12 @@ pub fn mmap_write_lock(cpu: &Cpu, mm: MmId) {
 pub fn mmap_write_unlock(cpu: &Cpu, mm: MmId) {
     cpu.step(StepKind::MmapUnlock, mm.0.into(), 2);
     cpu.world.mm(mm).mmap_lock.write_unlock();
+}
+
+/// C: mmap_assert_locked(), linux/mmap_lock.h
+pub fn mmap_assert_locked(cpu: &Cpu, mm: MmId) {
+    let free = cpu.world.mm(mm).mmap_lock.holders() == 0;
+    cpu.bug_on(free, "mmap_assert_locked", "mmap_lock is not held");
 }
 
 /// Who holds mmap_lock: 0 nobody, n readers, −1 a writer; for observers.

@@ -11,6 +11,7 @@
 pub mod cpu;
 pub mod fault;
 pub mod filemap;
+pub mod folio;
 pub mod fork;
 pub mod huge_memory;
 pub mod limits;
@@ -28,6 +29,7 @@ pub mod world;
 pub mod zone;
 
 pub use cpu::Cpu;
+pub use folio::Folio;
 pub use limits::Limits;
 pub use page::Page;
 pub use world::World;

@@ -317,6 +317,14 @@ pub fn page_cache_add_speculative(cpu: &Cpu, page: Page, count: i32) -> bool {
     true
 }
 
+/// Takes `nr` references away; true if none is left.
+/// C: page_ref_sub_and_test(), linux/page_ref.h
+pub(crate) fn page_ref_sub_and_test(cpu: &Cpu, page: Page, nr: i32) -> bool {
+    cpu.step(StepKind::RefDecAndTest, page.0.into(), nr.into());
+    cpu.touch(page);
+    frame(cpu, page).refcount.sub_and_test(nr)
+}
+
 /// C: get_page(), linux/mm.h
 pub fn get_page(cpu: &Cpu, page: Page) {
     let page = compound_head(cpu, page);
@@ -345,9 +353,7 @@ pub fn put_page_testzero(cpu: &Cpu, page: Page) -> bool {
     if cpu.bug_on(free, "put_page_testzero", "page_ref_count(page) == 0") {
         return false;
     }
-    cpu.step(StepKind::RefDecAndTest, page.0.into(), 0);
-    cpu.touch(page);
-    frame(cpu, page).refcount.sub_and_test(1)
+    page_ref_sub_and_test(cpu, page, 1)
 }
 
 /// C: put_page(), linux/mm.h
@@ -382,6 +388,11 @@ pub fn is_pinnable_page(cpu: &Cpu, page: Page) -> bool {
 /// C: is_zero_pfn(page_to_pfn(page)), linux/pgtable.h
 pub fn is_zero_page(cpu: &Cpu, page: Page) -> bool {
     page == cpu.world.zero_page()
+}
+
+/// Who a head belongs to. C: page->mapping
+pub(crate) fn mapping_of(cpu: &Cpu, head: Page) -> Mapping {
+    Mapping::from_word(frame(cpu, head).mapping.read())
 }
 
 /// C: PageAnon(), linux/page-flags.h
@@ -468,6 +479,11 @@ pub fn page_lru(cpu: &Cpu, page: Page) -> bool {
 /// C: trylock_page(), linux/pagemap.h
 pub fn trylock_page(cpu: &Cpu, page: Page) -> bool {
     let head = compound_head(cpu, page);
+    trylock_folio(cpu, head)
+}
+
+/// C: folio_trylock(), linux/pagemap.h
+fn trylock_folio(cpu: &Cpu, head: Page) -> bool {
     cpu.step(StepKind::FlagSet, head.0.into(), Pg::LOCKED.bits().into());
     !frame(cpu, head).flags.test_and_set(Pg::LOCKED.bits())
 }
@@ -476,19 +492,37 @@ pub fn trylock_page(cpu: &Cpu, page: Page) -> bool {
 /// ends the wait. C: lock_page(), linux/pagemap.h
 pub fn lock_page(cpu: &Cpu, page: Page) {
     while !trylock_page(cpu, page) {
-        if cpu.bug_on(cpu.steps_taken() > STEP_BUDGET, "lock_page", "the page stays locked") {
+        if keeps_locked(cpu) {
             return;
         }
         yield_now();
     }
 }
 
-/// C: unlock_page(), mm/filemap.c
-pub fn unlock_page(cpu: &Cpu, page: Page) {
-    let head = compound_head(cpu, page);
+fn keeps_locked(cpu: &Cpu) -> bool {
+    cpu.bug_on(cpu.steps_taken() > STEP_BUDGET, "lock_page", "the page stays locked")
+}
+
+/// [`lock_page`] of a head. C: folio_lock(), linux/pagemap.h
+pub(crate) fn lock_folio(cpu: &Cpu, head: Page) {
+    while !trylock_folio(cpu, head) {
+        if keeps_locked(cpu) {
+            return;
+        }
+        yield_now();
+    }
+}
+
+/// C: folio_unlock(), mm/filemap.c
+pub(crate) fn unlock_folio(cpu: &Cpu, head: Page) {
     cpu.step(StepKind::FlagSet, head.0.into(), -i64::from(Pg::LOCKED.bits()));
     let was = frame(cpu, head).flags.test_and_clear(Pg::LOCKED.bits());
     cpu.bug_on(!was, "unlock_page", "!PageLocked(page)");
+}
+
+/// C: unlock_page(), mm/filemap.c
+pub fn unlock_page(cpu: &Cpu, page: Page) {
+    unlock_folio(cpu, compound_head(cpu, page));
 }
 
 /// PTEs that map this frame plus PMDs that map the whole page.
@@ -504,11 +538,18 @@ pub fn page_mapcount(cpu: &Cpu, page: Page) -> i32 {
 pub fn total_mapcount(cpu: &Cpu, page: Page) -> i32 {
     let head = compound_head(cpu, page);
     cpu.step(StepKind::Mapcount, head.0.into(), 0);
-    let mut n = frame(cpu, head).compound_mapcount.read();
-    for i in 0..compound_nr(cpu, head) {
-        n += frame(cpu, head.nth(i)).mapcount.read();
-    }
-    n
+    let nr = compound_nr(cpu, head);
+    mapcounts(cpu, head, nr)
+}
+
+/// [`total_mapcount`] of a head, without a step.
+pub(crate) fn mapcount_of(cpu: &Cpu, head: Page) -> i32 {
+    mapcounts(cpu, head, cpu.world.span_of(head).count_ones().into())
+}
+
+fn mapcounts(cpu: &Cpu, head: Page, nr: u64) -> i32 {
+    let whole = frame(cpu, head).compound_mapcount.read();
+    (0..nr).fold(whole, |n, i| n + frame(cpu, head.nth(i)).mapcount.read())
 }
 
 /// Makes the page's contents reachable for the kernel and for devices; some
