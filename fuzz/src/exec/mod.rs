@@ -7,6 +7,7 @@
 
 pub mod ledger;
 mod ops;
+pub mod state;
 pub mod trace;
 
 use gup_core::errno::Errno;
@@ -16,6 +17,7 @@ use gup_core::model::mm::{MmId, mm_alive};
 use gup_core::model::{Cpu, Limits, Page, World, filemap, lru, mmap, page, zone};
 
 pub use ledger::Ledger;
+pub use state::{Slot, SlotView, State};
 pub use trace::{PageRow, Trace, TraceLine};
 
 use crate::oracles::{Violation, bookkeeping};

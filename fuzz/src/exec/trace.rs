@@ -13,6 +13,7 @@ use gup_core::model::{Cpu, Page};
 use gup_core::splat::Splat;
 use gup_core::step::Step;
 
+use super::state::{State, state};
 use super::{Finding, Ledger, Outcome};
 use crate::oracles::bookkeeping::owned_of;
 use crate::scenario::{MMS, Op, What};
@@ -39,6 +40,8 @@ pub struct TraceLine {
     pub fail_unreached: bool,
     /// The pages whose state changed: before, after.
     pub rows: Vec<(Option<PageRow>, Option<PageRow>)>,
+    /// Every page in use after it.
+    pub state: State,
     /// Its steps.
     pub steps: Vec<Step>,
 }
@@ -147,7 +150,8 @@ pub(super) fn line(
     let find = |rows: &[PageRow], p: Page| rows.iter().find(|r| r.page == p).cloned();
     let rows = pages.into_iter().map(|p| (find(&before, p), find(&after, p)));
     let rows = rows.filter(|(b, a)| a != b).collect();
-    TraceLine { op, outcome, splats, fail_unreached: cpu.fail_pending(), rows, steps }
+    let (state, fail_unreached) = (state(cpu, ledger), cpu.fail_pending());
+    TraceLine { op, outcome, splats, fail_unreached, rows, state, steps }
 }
 
 /// Notes what kind of thing an op did: by itself, with the flags that change
