@@ -7,11 +7,13 @@
 //! * [`generators`]: scenarios that tend to get somewhere.
 //! * [`repro`]: scenarios as text, the minimiser, the report.
 //! * [`targets`]: what the fuzz targets share.
+//! * [`on_kernel`]: the same scenarios on a kernel in a QEMU guest.
 //! * [`cli`]: the verbs of `cargo gup`.
 
 pub mod cli;
 pub mod exec;
 pub mod generators;
+pub mod on_kernel;
 pub mod oracles;
 pub mod repro;
 pub mod scenario;

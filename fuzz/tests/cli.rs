@@ -243,3 +243,15 @@ fn a_reader_that_has_read_enough_is_no_panic() {
     let ended = child.wait_with_output().unwrap();
     assert!(ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
+
+#[test]
+fn confirm_names_what_is_missing_and_how_to_get_it() {
+    let (dir, seed) = with_seed();
+    refused(&["confirm", "no-such-file"], "no-such-file");
+    let none = dir.path().to_str().unwrap();
+    let output = command(&["confirm", &seed]).env("PATH", none).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.contains("qemu-system-x86_64 is not there"), "{err}");
+    assert!(err.contains("next:  sudo apt-get install qemu-system-x86"), "{err}");
+}

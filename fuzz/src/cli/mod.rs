@@ -5,6 +5,7 @@
 //! that: 0 held, 1 a violation, 2 it could not be done. What fails says what
 //! to type next.
 
+mod confirm;
 pub mod engine;
 mod folder;
 mod judge;
@@ -41,7 +42,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(message: impl fmt::Display, next: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl fmt::Display, next: impl Into<String>) -> Self {
         Failure { message: message.to_string(), next: next.into() }
     }
 }
@@ -68,6 +69,7 @@ enum Verb {
     Replay(replay::Replay),
     Minimise(replay::Minimise),
     Report(replay::Report),
+    Confirm(confirm::Confirm),
     Judge(judge::Judge),
     Seeds(judge::Seeds),
     Kernels(kernels::Kernels),
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Verb::Replay(v) => v.run(),
         Verb::Minimise(v) => v.run(),
         Verb::Report(v) => v.run(),
+        Verb::Confirm(v) => v.run(),
         Verb::Judge(v) => v.run(),
         Verb::Seeds(v) => v.run(),
         Verb::Kernels(v) => v.run(),

@@ -71,27 +71,8 @@ struct How {
 }
 
 impl How {
-    /// Reads a file of either kind.
     fn read(&self, path: &Path) -> Result<Reproducer, Failure> {
-        let shown = path.display();
-        let bytes = fs::read(path).map_err(|e| {
-            Failure::new(format!("{shown}: {e}"), "ls gup-out/*/reproducer.gup fuzz/artifacts/*")
-        })?;
-        let mut r = if text::is_text(&bytes) {
-            text::parse(&bytes).map_err(|e| {
-                let excerpt = e.excerpt(&String::from_utf8_lossy(&bytes));
-                let message = format!("{shown}:{}:{}: {}\n{excerpt}", e.line, e.column, e.message);
-                Failure::new(message, format!("edit it, then: cargo gup replay {}", quoted(path)))
-            })?
-        } else {
-            Reproducer::from_ops(fixed(), &Scenario::decode(&bytes).ops)
-        };
-        if r.lines.is_empty() {
-            let message = format!("{shown}: no op in it");
-            return Err(Failure::new(message, "cargo gup nightly --minutes 1"));
-        }
-        r.kernel = self.kernel.unwrap_or(r.kernel);
-        Ok(r)
+        read(path, self.kernel)
     }
 
     fn judge(&self, exec: &mut Executor, ops: &[Op]) -> Option<Finding> {
@@ -107,6 +88,29 @@ impl How {
             None => trace(exec, ops),
         }
     }
+}
+
+/// Reads a file of either kind.
+pub(super) fn read(path: &Path, kernel: Option<Kernel>) -> Result<Reproducer, Failure> {
+    let shown = path.display();
+    let bytes = fs::read(path).map_err(|e| {
+        Failure::new(format!("{shown}: {e}"), "ls gup-out/*/reproducer.gup fuzz/artifacts/*")
+    })?;
+    let mut r = if text::is_text(&bytes) {
+        text::parse(&bytes).map_err(|e| {
+            let excerpt = e.excerpt(&String::from_utf8_lossy(&bytes));
+            let message = format!("{shown}:{}:{}: {}\n{excerpt}", e.line, e.column, e.message);
+            Failure::new(message, format!("edit it, then: cargo gup replay {}", quoted(path)))
+        })?
+    } else {
+        Reproducer::from_ops(fixed(), &Scenario::decode(&bytes).ops)
+    };
+    if r.lines.is_empty() {
+        let message = format!("{shown}: no op in it");
+        return Err(Failure::new(message, "cargo gup nightly --minutes 1"));
+    }
+    r.kernel = kernel.unwrap_or(r.kernel);
+    Ok(r)
 }
 
 impl Replay {

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo gup confirm`: reproducers on a real kernel, beside the model.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use gup_core::history::{Base, Kernel};
+
+use super::replay::read;
+use super::{Failure, Outcome, Verdict, root};
+use crate::exec::{Executor, Trace};
+use crate::on_kernel::compare::{Difference, answer_text, compare, model, outcome_text};
+use crate::on_kernel::express::{Version, not_expressible, scale};
+use crate::on_kernel::machine::{Guest, GuestRun};
+use crate::on_kernel::parts::{Choice, gather};
+use crate::on_kernel::table::page_rows;
+use crate::repro::Reproducer;
+use crate::repro::report::{kernel_text, wrap};
+
+/// Replays scenarios on a real kernel in a QEMU guest, beside the model.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The kernel is Debian's newest cloud image of the series; it is downloaded
+once and never installed. Our module is built for it. Exit status 1: the
+finding happens there, or the kernel does what no model does.
+
+Examples:
+  cargo gup confirm gup-out/finding-1/reproducer.gup
+  cargo gup confirm --kernel-image 6.1 fuzz/regressions/*.gup
+  cargo gup confirm --vmlinux linux/vmlinux --headers linux finding.gup")]
+pub struct Confirm {
+    /// Reproducers (.gup), or raw inputs of cargo fuzz
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    machine: OnKernel,
+    /// Leave out the pages, op by op
+    #[arg(long)]
+    brief: bool,
+}
+
+/// Which kernel runs in the guest.
+#[derive(Args, Debug)]
+pub(super) struct OnKernel {
+    /// A series of Debian's cloud images
+    #[arg(long, default_value = "6.12", value_name = "SERIES")]
+    kernel_image: String,
+    /// A kernel of one's own: bzImage or vmlinux
+    #[arg(long, value_name = "FILE", requires = "headers", conflicts_with = "kernel_image")]
+    vmlinux: Option<PathBuf>,
+    /// The folder that its modules are built against
+    #[arg(long, value_name = "FOLDER", requires = "vmlinux")]
+    headers: Option<PathBuf>,
+}
+
+impl OnKernel {
+    /// Gets a guest ready. It boots when it is first needed.
+    pub(super) fn guest(&self) -> Result<(Guest, Version), Failure> {
+        let choice = match (&self.vmlinux, &self.headers) {
+            (Some(image), Some(headers)) => {
+                Choice::Own { image: image.clone(), headers: headers.clone() }
+            }
+            _ => Choice::Debian(self.kernel_image.clone()),
+        };
+        let root = root()?;
+        let parts = gather(&root, &choice)?;
+        let version = Version::of(&parts.release).ok_or_else(|| {
+            let message = format!("what version is a kernel {}?", parts.release);
+            Failure::new(message, "cargo gup confirm --help")
+        })?;
+        Ok((Guest::new(parts), version))
+    }
+}
+
+/// The model of a kernel: with every fix, where its base is an older one.
+pub(super) fn beside(version: Version) -> Kernel {
+    match version.base() {
+        Base::V6_12 => Kernel::released(Base::V6_12),
+        base => Kernel::fixed(base),
+    }
+}
+
+/// What became of a file, and whether that is a violation.
+struct Confirmed {
+    text: String,
+    bad: bool,
+}
+
+impl Confirm {
+    pub(super) fn run(self) -> Outcome {
+        let start = Instant::now();
+        let files: Result<Vec<_>, _> = self.files.iter().map(|f| read(f, None)).collect();
+        let files = files?;
+        let (mut guest, version) = self.machine.guest()?;
+        let mut all = Vec::new();
+        for (path, r) in self.files.iter().zip(&files) {
+            println!("{}, on {}\n", path.display(), guest.release());
+            let confirmed = self.confirm(&mut guest, version, r)?;
+            print!("\n{}\n", wrap(&confirmed.text, "", "  "));
+            all.push((path.display().to_string(), confirmed));
+        }
+        if all.len() > 1 {
+            for (path, confirmed) in &all {
+                print!("{}", wrap(&confirmed.text, &format!("{path}: "), "    "));
+            }
+        }
+        let (boots, booting) = guest.boots();
+        let (total, booting) = (start.elapsed().as_secs_f64(), booting.as_secs_f64());
+        println!("{total:.1} s, {booting:.1} s of it for {boots} boots");
+        let bad = all.iter().any(|(_, c)| c.bad);
+        Ok(if bad { Verdict::Violated } else { Verdict::Held })
+    }
+
+    fn confirm(
+        &self,
+        guest: &mut Guest,
+        version: Version,
+        r: &Reproducer,
+    ) -> Result<Confirmed, Failure> {
+        let ops = r.ops();
+        let scale = scale(&ops);
+        let mut why = None;
+        for (i, op) in ops.iter().enumerate() {
+            if let Some(reason) = not_expressible(op, version, scale) {
+                println!("{:>2} {op}\n     confirm: not expressible: {reason}", i + 1);
+                why = why.or(Some(format!("not expressible: op {}: {reason}", i + 1)));
+            }
+        }
+        if let Some(text) = why {
+            return Ok(Confirmed { text, bad: false });
+        }
+        let base = beside(version);
+        let trace = |kernel| model(&mut Executor::new(kernel), &ops);
+        let (ours, theirs) = (trace(r.kernel), trace(base));
+        let run = guest.run(&ops, scale)?;
+        self.print(r.kernel, &ours, base, &theirs, &run, scale);
+        let from_ours = compare(r.kernel, &ours, &run, scale);
+        let from_base = compare(base, &theirs, &run, scale);
+        Ok(verdict(r.kernel, &ours, &from_ours, base, &from_base, &run))
+    }
+
+    /// Op by op: what both models and the kernel answer, and the pages.
+    fn print(
+        &self,
+        kernel: Kernel,
+        ours: &Trace,
+        base: Kernel,
+        beside: &Trace,
+        run: &GuestRun,
+        scale: u32,
+    ) {
+        let names = [kernel_text(kernel), kernel_text(base), "the kernel".into()];
+        let width = names.iter().map(String::len).max().unwrap_or(0);
+        for (i, ran) in run.ops.iter().enumerate() {
+            let line = ours.lines.get(i).or(beside.lines.get(i));
+            let Some(line) = line else { return };
+            let model = |t: &Trace| t.lines.get(i).map(|l| outcome_text(l.outcome));
+            let answers = [model(ours), model(beside), Some(answer_text(&ran.answer, scale))];
+            let all_same = answers.iter().flatten().all(|a| Some(a) == answers[2].as_ref());
+            let one = if all_same { answers[2].clone().unwrap_or_default() } else { String::new() };
+            print!("{}", wrap(&format!("{} {one}", line.op), &format!("{:>2} ", i + 1), "       "));
+            if !all_same {
+                for (name, answer) in names.iter().zip(&answers) {
+                    let answer = answer.as_deref().unwrap_or("(not reached)");
+                    println!("     {name:width$}  {answer}");
+                }
+            }
+            ran.kernel
+                .iter()
+                .for_each(|text| print!("{}", wrap(text, "     console: ", "       ")));
+            let before = i.checked_sub(1).and_then(|i| run.ops.get(i));
+            if let Some(line) = beside.lines.get(i).filter(|_| !self.brief) {
+                print!("{}", page_rows(line, before, ran, scale));
+            }
+        }
+        if let Some(trouble) = &run.trouble {
+            println!("     the guest {}:\n{}", trouble.name(), trouble.console());
+        }
+    }
+}
+
+/// What the comparison with both models says.
+fn verdict(
+    kernel: Kernel,
+    ours: &Trace,
+    from_ours: &[Difference],
+    base: Kernel,
+    from_base: &[Difference],
+    run: &GuestRun,
+) -> Confirmed {
+    let (ours_text, base_text) = (kernel_text(kernel), kernel_text(base));
+    if let Some(trouble) = &run.trouble {
+        let text = format!("the guest {} in op {}", trouble.name(), run.ops.len() + 1);
+        return Confirmed { text, bad: true };
+    }
+    if from_ours.is_empty()
+        && let Some(f) = &ours.finding
+    {
+        let at = format!("{} in {}()", f.oracle, f.function);
+        if !from_base.is_empty() {
+            let text = format!("happens: the kernel does as {ours_text}, which violates {at}");
+            return Confirmed { text, bad: true };
+        }
+        let text = format!("cannot tell: {at} does not show in what was compared");
+        return Confirmed { text, bad: false };
+    }
+    if from_base.is_empty() {
+        let text = match &ours.finding {
+            Some(_) => format!("does not happen: the kernel does as {base_text}"),
+            None => format!("agrees with {base_text}"),
+        };
+        return Confirmed { text, bad: false };
+    }
+    if from_ours.is_empty() {
+        return Confirmed { text: format!("agrees with {ours_text}"), bad: false };
+    }
+    let first = &from_base[0];
+    let text = format!("differs from {base_text} after op {}: {first}", first.op + 1);
+    Confirmed { text, bad: true }
+}

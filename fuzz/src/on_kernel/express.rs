@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which ops a guest can bring about.
+
+use gup_core::flags::Foll;
+use gup_core::history::Base;
+use gup_core::model::filemap::File;
+use gup_core::model::mmap::{FileMap, Kind};
+use gup_core::model::zone::Prefer;
+
+use crate::scenario::{Call, CallOp, Op, What};
+
+/// Pages of the guest for one of the model, where there are huge pages: 512
+/// for 8.
+pub const THP_SCALE: u32 = 64;
+
+/// Pages of the guest for one of the model.
+pub fn scale(ops: &[Op]) -> u32 {
+    let huge = |op: &Op| matches!(op.what, What::Mmap(_, _, Kind::AnonThp));
+    if ops.iter().any(huge) { THP_SCALE } else { 1 }
+}
+
+/// A kernel's version, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+impl Version {
+    /// Of a release such as `6.12.117+deb12-cloud-amd64`.
+    pub fn of(release: &str) -> Option<Version> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        Some(Version(numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// The base whose rules are nearest.
+    pub fn base(self) -> Base {
+        if self >= Version(6, 12) { Base::V6_12 } else { Base::V5_15 }
+    }
+}
+
+/// Why an op cannot be had in a guest with this kernel; `None` if it can.
+pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static str> {
+    if op.fail.is_some() {
+        return Some("stock kernels have no fault injection");
+    }
+    match op.what {
+        What::Call(c) => call(&c, version),
+        What::Mmap(_, _, Kind::DriverOrder1) if scale > 1 => {
+            Some("pages of order 1 do not scale beside huge ones")
+        }
+        What::MmapFile(_, _, FileMap { file: File::Regular, .. })
+        | What::Truncate(File::Regular, _)
+        | What::Fsync(File::Regular) => Some("the guest has no disk with a file system"),
+        What::Mmap(..)
+        | What::MmapFile(_, _, FileMap { file: File::Shmem | File::Secretmem, .. })
+        | What::Truncate(File::Shmem | File::Secretmem, _)
+        | What::Fsync(File::Shmem | File::Secretmem)
+        | What::Munmap(_)
+        | What::Mprotect(..)
+        | What::Dontneed(_)
+        | What::Write(_)
+        | What::Read(_)
+        | What::Fork(..)
+        | What::Exit(_)
+        | What::Unpin(..)
+        | What::PutPage(_)
+        | What::Tee(..)
+        | What::DmaWrite(_)
+        | What::DmaRead(_)
+        | What::LruAddDrain
+        | What::LruAddDrainAll
+        | What::SplitHugePage(_)
+        | What::SplitHugePmd(_)
+        | What::Prefer(Prefer::Movable)
+        | What::Cpu(_) => None,
+        What::Prefer(_) => Some("which zone serves an allocation is the allocator's choice"),
+        What::IsolateBlock(_) | What::UnisolateBlock(_) => {
+            Some("stock kernels have no CMA, and offlining takes a whole section")
+        }
+        _ => Some("the guest has no such op yet"),
+    }
+}
+
+fn call(c: &CallOp, version: Version) -> Option<&'static str> {
+    let since_6_3 = version >= Version(6, 3);
+    match c.call {
+        Call::GetUserPagesLocked | Call::PinUserPagesLocked => {
+            return Some("no later kernel exports this call");
+        }
+        Call::PinUserPagesFastOnly if since_6_3 => return Some("gone since v6.3"),
+        _ => {}
+    }
+    if c.flags.contains(Foll::ANON) && since_6_3 {
+        return Some("FOLL_ANON is gone since v6.3");
+    }
+    let new = Foll::INTERRUPTIBLE | Foll::HONOR_NUMA_FAULT;
+    if c.flags.intersects(new) && !since_6_3 {
+        return Some("the flag came later than this kernel");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_names_its_version() {
+        assert_eq!(Version::of("6.12.117+deb12-cloud-amd64"), Some(Version(6, 12)));
+        assert_eq!(Version::of("6.1.0-56-cloud-amd64"), Some(Version(6, 1)));
+        assert_eq!(Version::of("6.14-rc1"), Some(Version(6, 14)));
+        assert_eq!(Version::of("linux"), None);
+    }
+
+    #[test]
+    fn only_huge_pages_are_scaled() {
+        let op = |text: &str| text.parse::<Op>().unwrap();
+        assert_eq!(scale(&[op("mmap m0 0x0 8 rw private anon")]), 1);
+        assert_eq!(scale(&[op("mmap m0 0x0 8 rw private anon thp")]), THP_SCALE);
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_named() {
+        let why = |text: &str, version| not_expressible(&text.parse().unwrap(), version, 1);
+        let (old, new) = (Version(6, 1), Version(6, 12));
+        assert_eq!(why("h0 = pin_user_pages_fast_only m0 0x0 1 0", old), None);
+        assert!(why("h0 = pin_user_pages_fast_only m0 0x0 1 0", new).is_some());
+        assert!(why("h0 = get_user_pages_locked m0 0x0 1 0", old).is_some());
+        assert!(why("write m0 0x0 1 fail alloc 1", new).is_some());
+        assert!(why("isolate_block 1", new).is_some());
+        assert_eq!(why("write m0 0x0 1", new), None);
+    }
+}

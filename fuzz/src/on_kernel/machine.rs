@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A guest that runs, and dies.
+//!
+//! Many scenarios run in one boot. After a WARN, or when the guest crashed,
+//! hung or flooded its console, the next one gets a fresh boot. Whatever
+//! happens, QEMU is gone when its [`Guest`] is; if we are killed, the guest
+//! powers off when nobody has asked for anything for a while.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use super::parts::{Parts, QEMU};
+use super::wire::{Answer, GO, Line, RUN, Seen};
+use crate::cli::Failure;
+use crate::exec::Slot;
+use crate::scenario::Op;
+
+/// A boot takes 3 to 6 s on an idle machine.
+const BOOT: Duration = Duration::from_secs(180);
+/// The longest that a guest says nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The longest console: about 10,000 lines.
+const MAX_CONSOLE: u64 = 1 << 20;
+/// How often the console is looked at while the guest says nothing.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The kernel's command line. More than 512 MiB, or THP is off.
+const APPEND: &str = "console=ttyS0 nokaslr mitigations=off quiet loglevel=4 panic=-1 \
+                      movablecore=256M secretmem.enable=1";
+const ARGS: [&str; 16] = [
+    "-accel",
+    "tcg",
+    "-M",
+    "q35",
+    "-cpu",
+    "max,la57=off",
+    "-smp",
+    "1",
+    "-m",
+    "1G",
+    "-nodefaults",
+    "-no-user-config",
+    "-display",
+    "none",
+    "-no-reboot",
+    "-append",
+];
+
+/// What ended a guest before its scenario did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// It is gone; the end of its console.
+    Died(String),
+    /// It says nothing any more; the end of its console.
+    Hung(String),
+    /// It printed without end; the beginning of that.
+    Flooded(String),
+}
+
+impl Trouble {
+    /// In one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Trouble::Died(_) => "died",
+            Trouble::Hung(_) => "hung",
+            Trouble::Flooded(_) => "flooded its console",
+        }
+    }
+
+    /// What it printed.
+    pub fn console(&self) -> &str {
+        let (Trouble::Died(text) | Trouble::Hung(text) | Trouble::Flooded(text)) = self;
+        text
+    }
+}
+
+/// One op of a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// What it came to.
+    pub answer: Answer,
+    /// What the kernel printed: warnings and worse.
+    pub kernel: Vec<String>,
+    /// NR_FOLL_PIN_ACQUIRED and _RELEASED since the scenario began.
+    pub pins: (i64, i64),
+    /// Every page in use after it.
+    pub slots: BTreeMap<Slot, Seen>,
+}
+
+/// A scenario on a kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GuestRun {
+    /// Op by op, as far as it came.
+    pub ops: Vec<Ran>,
+    /// How it was when all had been given back.
+    pub end: Option<Ran>,
+    /// What ended it early.
+    pub trouble: Option<Trouble>,
+}
+
+impl GuestRun {
+    /// Whether the kernel warned of anything.
+    pub fn warned(&self) -> bool {
+        let bad =
+            |l: &String| ["WARNING:", "BUG", "Oops", "cut here"].iter().any(|w| l.contains(w));
+        self.ops.iter().chain(&self.end).flat_map(|op| &op.kernel).any(bad)
+    }
+
+    /// Whether a process of it was lost, which may be anywhere by now.
+    fn lost(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op.answer, Answer::Lost(_)))
+    }
+}
+
+/// A QEMU process with a guest in it.
+#[derive(Debug)]
+struct Machine {
+    qemu: Child,
+    orders: ChildStdin,
+    lines: Receiver<String>,
+    console: PathBuf,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Both fail only if it is gone already.
+        self.qemu.kill().ok();
+        self.qemu.wait().ok();
+    }
+}
+
+impl Machine {
+    /// Boots and waits until the guest takes scenarios.
+    fn boot(parts: &Parts, console: &Path) -> Result<Machine, Failure> {
+        let mut qemu = Command::new(QEMU);
+        qemu.args(ARGS).arg(APPEND).arg("-kernel").arg(&parts.image);
+        qemu.arg("-initrd").arg(&parts.initrd);
+        qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+        qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let next = format!("{QEMU} --version");
+        fs::write(console, "").map_err(|e| Failure::new(e, "df -h target"))?;
+        let mut qemu = qemu.spawn().map_err(|e| Failure::new(format!("{QEMU}: {e}"), &next))?;
+        let (orders, answers) = (qemu.stdin.take(), qemu.stdout.take());
+        let (Some(orders), Some(answers)) = (orders, answers) else {
+            return Err(Failure::new("QEMU has no pipes", next));
+        };
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(answers).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let machine = Machine { qemu, orders, lines, console: console.into() };
+        match machine.line(BOOT) {
+            Ok(Line::Ready(_)) => Ok(machine),
+            Ok(line) => Err(Failure::new(format!("the guest began with `{line}`"), next)),
+            Err(trouble) => {
+                let message = format!("the guest {}:\n{}", trouble.name(), trouble.console());
+                Err(Failure::new(message, format!("less {}", console.display())))
+            }
+        }
+    }
+
+    /// The next line from the guest. What else comes over the wire is noise.
+    fn line(&self, silence: Duration) -> Result<Line, Trouble> {
+        let start = Instant::now();
+        loop {
+            match self.lines.recv_timeout(TICK) {
+                Ok(text) => {
+                    if let Ok(line) = text.trim_end().parse() {
+                        return Ok(line);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(Trouble::Died(self.tail())),
+                Err(RecvTimeoutError::Timeout) if start.elapsed() > silence => {
+                    return Err(Trouble::Hung(self.tail()));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if fs::metadata(&self.console).is_ok_and(|m| m.len() > MAX_CONSOLE) {
+                        let head = self.console_lines().into_iter().take(20).collect::<Vec<_>>();
+                        return Err(Trouble::Flooded(head.join("\n")));
+                    }
+                }
+            }
+        }
+    }
+
+    fn console_lines(&self) -> Vec<String> {
+        let text = fs::read(&self.console).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().map(|l| l.trim_end().into()).collect()
+    }
+
+    fn tail(&self) -> String {
+        let lines = self.console_lines();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    fn run(&mut self, ops: &[Op], scale: u32) -> GuestRun {
+        let mut text = format!("{RUN} {scale}\n");
+        ops.iter().for_each(|op| text.push_str(&format!("{op}\n")));
+        text.push_str(&format!("{GO}\n"));
+        let mut run = GuestRun::default();
+        if self.orders.write_all(text.as_bytes()).is_err() {
+            run.trouble = Some(Trouble::Died(self.tail()));
+            return run;
+        }
+        loop {
+            match self.line(SILENCE) {
+                Ok(Line::End) => return run,
+                Ok(line) => run.note(line),
+                Err(trouble) => {
+                    run.trouble = Some(trouble);
+                    return run;
+                }
+            }
+        }
+    }
+}
+
+impl GuestRun {
+    /// Takes a line of the guest's.
+    fn note(&mut self, line: Line) {
+        match line {
+            Line::Answer(_, answer) => return self.ops.push(self.next(answer)),
+            Line::TearDown => return self.end = Some(self.next(Answer::Done)),
+            _ => {}
+        }
+        let Some(last) = self.end.as_mut().or(self.ops.last_mut()) else { return };
+        match line {
+            Line::Kernel(text) => last.kernel.push(text),
+            Line::Pins(acquired, released) => last.pins = (acquired, released),
+            Line::Now(slot, seen) => drop(last.slots.insert(slot, seen)),
+            Line::Gone(slot) => drop(last.slots.remove(&slot)),
+            _ => {}
+        }
+    }
+
+    /// An op about which only this is known: the rest is as it was.
+    fn next(&self, answer: Answer) -> Ran {
+        let (pins, slots) = match self.ops.last() {
+            Some(last) => (last.pins, last.slots.clone()),
+            None => Default::default(),
+        };
+        Ran { answer, kernel: Vec::new(), pins, slots }
+    }
+}
+
+/// Boots a kernel as often as it takes.
+#[derive(Debug)]
+pub struct Guest {
+    parts: Parts,
+    console: PathBuf,
+    machine: Option<Machine>,
+    boots: u32,
+    booting: Duration,
+}
+
+impl Guest {
+    /// A guest that boots when it is first needed. Its console goes to a file
+    /// beside its archive.
+    pub fn new(parts: Parts) -> Guest {
+        let name = format!("console-{}", std::process::id());
+        let console = parts.initrd.with_file_name(name);
+        Guest { parts, console, machine: None, boots: 0, booting: Duration::ZERO }
+    }
+
+    /// The kernel's release.
+    pub fn release(&self) -> &str {
+        &self.parts.release
+    }
+
+    /// How often it booted, and how long that took in all.
+    pub fn boots(&self) -> (u32, Duration) {
+        (self.boots, self.booting)
+    }
+
+    /// Runs a scenario.
+    ///
+    /// # Errors
+    /// If it does not boot. What happens to the guest later is an answer.
+    pub fn run(&mut self, ops: &[Op], scale: u32) -> Result<GuestRun, Failure> {
+        let machine = match &mut self.machine {
+            Some(machine) => machine,
+            none => {
+                let start = Instant::now();
+                let machine = Machine::boot(&self.parts, &self.console)?;
+                self.boots += 1;
+                self.booting += start.elapsed();
+                none.insert(machine)
+            }
+        };
+        let run = machine.run(ops, scale);
+        if run.warned() || run.trouble.is_some() || run.lost() {
+            self.machine = None;
+        }
+        Ok(run)
+    }
+}
