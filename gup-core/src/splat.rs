@@ -22,6 +22,8 @@ pub struct Splat {
     pub function: &'static str,
     /// The condition, in words.
     pub what: &'static str,
+    /// Steps that the op had taken before.
+    pub step: u32,
 }
 
 impl fmt::Display for Splat {

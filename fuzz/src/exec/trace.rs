@@ -141,7 +141,7 @@ pub(super) fn line(
     outcome: Outcome,
     before: Vec<PageRow>,
 ) -> TraceLine {
-    let steps = cpu.recorded_steps();
+    let steps = cpu.recorded_steps().to_vec();
     let splats = cpu.splats();
     let after = rows(cpu, ledger);
     let mut pages: Vec<Page> = before.iter().chain(&after).map(|r| r.page).collect();

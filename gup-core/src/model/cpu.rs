@@ -6,7 +6,7 @@
 //! is injected, or when an op has used up its budget of steps, so that a
 //! call that would never end is ended the way the kernel would end it.
 
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell};
 use core::fmt;
 
 use super::mm::MmId;
@@ -188,8 +188,8 @@ impl<'w> Cpu<'w> {
     }
 
     /// The steps recorded since [`Cpu::begin_op`].
-    pub fn recorded_steps(&self) -> Vec<Step> {
-        self.record.borrow().clone()
+    pub fn recorded_steps(&self) -> Ref<'_, [Step]> {
+        Ref::map(self.record.borrow(), Vec::as_slice)
     }
 
     /// How many steps the op has taken.
@@ -270,7 +270,8 @@ impl<'w> Cpu<'w> {
     }
 
     fn splat(&self, kind: SplatKind, function: &'static str, what: &'static str) {
-        self.splats.borrow_mut().push(Splat { kind, function, what });
+        let step = self.steps.get();
+        self.splats.borrow_mut().push(Splat { kind, function, what, step });
     }
 
     /// Records a warning if `cond`; returns `cond`.

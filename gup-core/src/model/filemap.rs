@@ -90,6 +90,11 @@ impl AddressSpace {
         }
     }
 
+    pub(crate) fn same_as(&self, other: &AddressSpace) -> bool {
+        let mut pages = self.pages.iter().zip(&other.pages);
+        self.i_size.read() == other.i_size.read() && pages.all(|(a, b)| a.read() == b.read())
+    }
+
     pub(crate) fn copy_from(&self, other: &AddressSpace) {
         self.i_size.set(other.i_size.read());
         for (to, from) in self.pages.iter().zip(&other.pages) {

@@ -97,7 +97,7 @@ pub(crate) fn huge_pmd_set_accessed(cpu: &Cpu, pmdp: PmdPtr, orig: Pmd, write: b
 
 /// Marks a THP's entry accessed, the PMD lock held. As on x86, nothing is
 /// stored for a read. C: touch_pmd(), mm/huge_memory.c
-pub(crate) fn touch_pmd(cpu: &Cpu, pmdp: PmdPtr, write: bool) {
+pub fn touch_pmd(cpu: &Cpu, pmdp: PmdPtr, write: bool) {
     if write {
         let pmd = pmdp.read(cpu);
         pmdp.set(cpu, pmd.mkyoung().mkdirty());

@@ -18,12 +18,12 @@ use crate::flags::Pg;
 use crate::step::StepKind;
 
 /// The batches of all CPUs. C: lru_pvecs, mm/swap.c
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Lru {
     batches: [Batch; MAX_CPUS],
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 struct Batch {
     len: usize,
     pages: [Page; PAGEVEC_SIZE],

@@ -59,7 +59,8 @@ impl PageList {
         self.pages[self.len] = page;
         self.len += 1;
     }
-    fn as_slice(&self) -> &[Page] {
+    /// The pages, in the order of the list.
+    pub fn as_slice(&self) -> &[Page] {
         &self.pages[..self.len]
     }
     fn remove(&mut self, i: usize) {

@@ -119,6 +119,24 @@ impl Mm {
         self.mmap_lock.reset();
     }
 
+    /// What is not as in `other`, in words.
+    pub(crate) fn difference(&self, other: &Mm) -> Option<&'static str> {
+        let vma = |v: &VmaSlot| [v.start.read(), v.end.read(), v.flags.read(), v.backing.read()];
+        if self.pgd.read() != other.pgd.read() {
+            Some("its PGD")
+        } else if !self.vmas.iter().map(vma).eq(other.vmas.iter().map(vma)) {
+            Some("its VMAs")
+        } else if self.flags.read() != other.flags.read() {
+            Some("mm->flags")
+        } else if self.write_protect_seq.value() != other.write_protect_seq.value() {
+            Some("mm->write_protect_seq")
+        } else if self.mmap_lock.holders() != other.mmap_lock.holders() {
+            Some("mm->mmap_lock")
+        } else {
+            None
+        }
+    }
+
     pub(crate) fn copy_from(&self, other: &Mm) {
         self.reset();
         self.pgd.set(other.pgd.read());
@@ -160,6 +178,10 @@ impl Vma {
         backing: Backing::NONE,
     };
 
+    /// Which of the mm's slots it is in.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
     /// C: vma_is_anonymous(), linux/mm.h
     pub fn is_anonymous(&self) -> bool {
         !self.flags.intersects(VmFlags::MIXEDMAP | VmFlags::PFNMAP) && self.file().is_none()
@@ -217,8 +239,9 @@ pub fn vmas<'a>(cpu: &'a Cpu<'_>, mm: MmId) -> impl Iterator<Item = Vma> + 'a {
     (0..MAX_VMAS).filter_map(move |slot| vma_at(cpu, mm, slot))
 }
 
+/// The VMA in a slot, if there is one.
 #[inline]
-pub(crate) fn vma_at(cpu: &Cpu, mm: MmId, slot: usize) -> Option<Vma> {
+pub fn vma_at(cpu: &Cpu, mm: MmId, slot: usize) -> Option<Vma> {
     let s = &cpu.world.mm(mm).vmas[slot];
     let (start, end) = (s.start.read() as u64, s.end.read() as u64);
     (start < end).then(|| Vma {

@@ -8,6 +8,7 @@
 //! record of steps) lives in a [`Cpu`]. Functions carry the names of the
 //! kernel functions they stand for and take the CPU they run on.
 
+mod compare;
 pub mod cpu;
 pub mod fault;
 pub mod filemap;

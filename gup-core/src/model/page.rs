@@ -68,8 +68,8 @@ pub enum Mapping {
 }
 
 impl Mapping {
-    /// As it is stored.
-    pub(crate) fn word(self) -> i32 {
+    /// As it is stored: 0 nobody, 1 anonymous memory.
+    pub fn word(self) -> i32 {
         match self {
             Mapping::None => 0,
             Mapping::Anon => 1,
@@ -77,7 +77,8 @@ impl Mapping {
             Mapping::File(file) => 3 + file as i32,
         }
     }
-    pub(crate) fn from_word(word: i32) -> Self {
+    /// What is stored so.
+    pub fn from_word(word: i32) -> Self {
         match word {
             0 => Mapping::None,
             1 => Mapping::Anon,
@@ -159,6 +160,11 @@ impl PageFrame {
             &self.index,
             &self.epoch,
         ]
+    }
+
+    pub(crate) fn same_as(&self, other: &PageFrame) -> bool {
+        let mut pairs = self.words().into_iter().zip(other.words());
+        pairs.all(|(a, b)| a.read() == b.read()) && self.data.read() == other.data.read()
     }
 
     pub(crate) fn copy_from(&self, other: &PageFrame) {

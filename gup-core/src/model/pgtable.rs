@@ -8,6 +8,7 @@
 //! of their own and hold few entries; swap entries are migration entries
 //! only. Stubbed: TLBs, 1 GiB leaves, hugepd.
 
+use super::compare::words;
 use super::cpu::{Cpu, Event, FailSite};
 use super::limits::{
     PAGE_SHIFT, PAGE_SIZE, PGDIR_SIZE, PMD_SIZE, PTRS_PER_PGD, PTRS_PER_PMD, PTRS_PER_PTE,
@@ -75,6 +76,17 @@ impl Tables {
         *self.used.lock() = *other.used.lock();
     }
 
+    /// What is not as in `other`, in words.
+    pub(crate) fn difference(&self, other: &Tables) -> Option<String> {
+        let mut pairs = self.slots.iter().zip(&other.slots).enumerate();
+        let entry = pairs.find_map(|(n, (a, b))| {
+            let lock = (a.lock.holders() != b.lock.holders()).then(|| format!("lock of table {n}"));
+            lock.or_else(|| words(&format_args!("table {n}, entry"), &a.entries, &b.entries))
+        });
+        let used = || (*self.used.lock() != *other.used.lock()).then(|| "tables in use".into());
+        entry.or_else(used)
+    }
+
     /// Tables in use.
     pub(crate) fn in_use(&self) -> u32 {
         self.used.lock().count_ones()
@@ -89,8 +101,18 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn id(self) -> u32 {
+    /// The entry as a number: what steps call it.
+    pub fn id(self) -> u32 {
         u32::from(self.table) * PTRS_MAX as u32 + u32::from(self.index)
+    }
+    /// The entry of a number.
+    pub fn from_id(id: u32) -> Slot {
+        let (table, index) = (id / PTRS_MAX as u32, id % PTRS_MAX as u32);
+        Slot { table: table as u16, index: index as u16 }
+    }
+    /// The table it is in.
+    pub fn table(self) -> u16 {
+        self.table
     }
     #[inline]
     fn word(self, world: &World) -> &Word64 {
@@ -327,6 +349,10 @@ impl Pmd {
     pub fn trans_huge(self) -> bool {
         self.0 & PSE != 0
     }
+    /// Maps memory, not a table. C: pmd_leaf()
+    pub fn leaf(self) -> bool {
+        self.0 & PSE != 0
+    }
     /// A huge leaf as hugetlbfs makes them: any leaf that is not a table.
     /// C: pmd_huge(), arch/x86/mm/hugetlbpage.c
     pub fn huge(self) -> bool {
@@ -342,6 +368,18 @@ impl Pud {
     /// C: pud_huge(); there are no 1 GiB leaves yet.
     pub fn huge(self) -> bool {
         false
+    }
+    /// C: pud_leaf(); there are no 1 GiB leaves yet.
+    pub fn leaf(self) -> bool {
+        false
+    }
+    /// C: pud_write(), for leaves.
+    pub fn write(self) -> bool {
+        self.0 & RW != 0
+    }
+    /// C: pud_access_permitted(), for leaves.
+    pub fn access_permitted(self, write: bool) -> bool {
+        self.0 & PRESENT != 0 && (!write || self.write())
     }
     /// C: pud_devmap(); there is no device memory yet.
     pub fn devmap(self) -> bool {
@@ -414,9 +452,9 @@ pub fn pte_offset_map(pmd: Pmd, addr: u64) -> PtePtr {
     PtePtr(Slot { table: pmd.table(), index: index(addr, PAGE_SIZE, PTRS_PER_PTE) })
 }
 
-/// A page-table lock. C: spinlock_t *ptl
+/// A page-table lock, by its table. C: spinlock_t *ptl
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ptl(u16);
+pub struct Ptl(pub u16);
 
 /// C: spin_lock(ptl), linux/spinlock.h
 pub fn spin_lock(cpu: &Cpu, ptl: Ptl) {
@@ -438,6 +476,11 @@ pub fn spin_unlock(cpu: &Cpu, ptl: Ptl) {
     }
     cpu.held.set(cpu.held.get() & !bit);
     cpu.world.tables.slots[usize::from(ptl.0)].lock.write_unlock();
+}
+
+/// Whether this CPU holds the lock. C: spin_is_locked(ptl)
+pub fn spin_is_locked(cpu: &Cpu, ptl: Ptl) -> bool {
+    cpu.held.get() & 1 << ptl.0 != 0
 }
 
 /// C: assert_spin_locked(pmd_lockptr(mm, pmd))

@@ -22,8 +22,15 @@ pub enum NodeStat {
 }
 
 impl NodeStat {
+    /// Every item.
+    pub const ALL: &'static [NodeStat] = &[
+        NodeStat::NR_ISOLATED_ANON,
+        NodeStat::NR_ISOLATED_FILE,
+        NodeStat::NR_FOLL_PIN_ACQUIRED,
+        NodeStat::NR_FOLL_PIN_RELEASED,
+    ];
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = Self::ALL.len();
 }
 
 /// C: mod_node_page_state(), linux/vmstat.h

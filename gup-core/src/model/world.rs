@@ -128,7 +128,7 @@ impl World {
 
     /// Whether there is such a page; a pointer that was never set has none.
     #[inline]
-    pub(crate) fn has_frame(&self, page: Page) -> bool {
+    pub fn has_frame(&self, page: Page) -> bool {
         usize::from(page.0) < self.frames.len()
     }
 

@@ -73,7 +73,7 @@ impl Place {
 }
 
 /// The free frames and the state of the pageblocks.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Zone {
     pub(crate) free: u128,
     pub(crate) prefer: Prefer,
