@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel's own mm/gup.c, running in the model of gup-core.
+//!
+//! `build.rs` compiles the text of a kernel tree as it is, against the
+//! headers in `c/`. Whatever gup.c reaches for beyond itself is answered by
+//! gup-core: the same primitives that the port calls, with the same steps.
+//! So the functions here can stand in for those of the port, and what
+//! differs between the two is gup.c alone.
+//!
+//! * A BUG in the C is recorded as a splat and ends the call, which then
+//!   answers `EFAULT`; what the kernel would have left locked stays locked.
+//! * A WARN is recorded and the call goes on, every time, not only once.
+//! * Each step can be traced to its line of the C: see [`sites`].
+//!
+//! All `unsafe` of the project is in this package.
+
+mod ffi;
+pub mod sites;
+
+use core::ffi::{CStr, c_char, c_int, c_long};
+
+use gup_core::errno::Errno;
+use gup_core::flags::Foll;
+use gup_core::model::folio::Folio;
+use gup_core::model::mm::MmId;
+use gup_core::model::{Cpu, Page};
+
+/// The most pages that a call can be asked for. C: MOST, c/shim.c
+const MOST: usize = 64;
+/// What a call answers if gup.c came to a BUG. C: SHIM_BUG, c/shim.c
+const BUG: c_long = c_long::MIN;
+
+/// What a call is given. C: struct args, c/shim.c
+#[repr(C)]
+struct Args {
+    start: u64,
+    nr: u64,
+    pages: *mut u16,
+    len: u64,
+    locked: *mut c_int,
+    flags: u32,
+    current_mm: u32,
+    mm: u32,
+    dirty: u32,
+}
+
+type Call = unsafe extern "C-unwind" fn(*const Args) -> c_long;
+
+unsafe extern "C-unwind" {
+    fn shim_c_get_user_pages(a: *const Args) -> c_long;
+    fn shim_c_get_user_pages_remote(a: *const Args) -> c_long;
+    fn shim_c_get_user_pages_unlocked(a: *const Args) -> c_long;
+    fn shim_c_get_user_pages_fast(a: *const Args) -> c_long;
+    fn shim_c_get_user_pages_fast_only(a: *const Args) -> c_long;
+    fn shim_c_pin_user_pages(a: *const Args) -> c_long;
+    fn shim_c_pin_user_pages_remote(a: *const Args) -> c_long;
+    fn shim_c_pin_user_pages_unlocked(a: *const Args) -> c_long;
+    fn shim_c_pin_user_pages_fast(a: *const Args) -> c_long;
+    fn shim_c_unpin_user_page(a: *const Args) -> c_long;
+    fn shim_c_unpin_user_pages(a: *const Args) -> c_long;
+    fn shim_c_unpin_user_pages_dirty_lock(a: *const Args) -> c_long;
+    fn shim_c_unpin_user_page_range_dirty_lock(a: *const Args) -> c_long;
+    fn shim_c_unpin_user_folio(a: *const Args) -> c_long;
+    fn shim_c_unpin_folio(a: *const Args) -> c_long;
+    fn shim_c_unpin_folios(a: *const Args) -> c_long;
+    fn shim_c_folio_add_pin(a: *const Args) -> c_long;
+
+    static shim_release: [c_char; 0];
+    static shim_known: [c_char; 0];
+    static shim_path: [c_char; 0];
+}
+
+/// The text that was compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// The version of the tree, `6.12.117`.
+    pub release: &'static str,
+    /// Whether mm/gup.c is byte for byte one that is known to work.
+    pub known: bool,
+    /// Its path when it was compiled.
+    pub path: &'static str,
+}
+
+/// Which text was compiled.
+pub fn text() -> Text {
+    let text = |at: *const [c_char; 0]| {
+        // SAFETY: the three are constant strings of c/shim.c, with their
+        // terminators.
+        unsafe { CStr::from_ptr(at.cast()) }.to_str().unwrap_or("?")
+    };
+    Text {
+        release: text(&raw const shim_release),
+        known: !text(&raw const shim_known).is_empty(),
+        path: text(&raw const shim_path),
+    }
+}
+
+/// A call into gup.c: the array as numbers, the answer as a `Result`.
+struct Request<'a> {
+    start: u64,
+    flags: Foll,
+    mm: MmId,
+    /// A count, or an error number below zero where a caller passes one on.
+    nr: i64,
+    pages: Option<&'a mut [Page]>,
+    locked: Option<&'a mut bool>,
+    dirty: bool,
+}
+
+impl Request<'_> {
+    fn run(self, cpu: &Cpu, call: Call) -> Result<usize, Errno> {
+        let mut numbers = [Page::UNSET.0; MOST];
+        let mut locked = c_int::from(self.locked.as_deref().copied().unwrap_or_default());
+        let pages = self.pages;
+        let len = pages.as_deref().map_or(0, <[Page]>::len);
+        assert!(len <= MOST, "no caller has so many pages");
+        if let Some(pages) = pages.as_deref() {
+            numbers.iter_mut().zip(pages).for_each(|(n, page)| *n = page.0);
+        }
+        let args = Args {
+            start: self.start,
+            nr: self.nr as u64,
+            len: len as u64,
+            pages: if pages.is_some() { numbers.as_mut_ptr() } else { core::ptr::null_mut() },
+            locked: if self.locked.is_some() { &raw mut locked } else { core::ptr::null_mut() },
+            flags: self.flags.bits(),
+            current_mm: cpu.current_mm().0.into(),
+            mm: self.mm.0.into(),
+            dirty: self.dirty.into(),
+        };
+        // SAFETY: `args` is what c/shim.c expects: `pages` has room for
+        // `len` numbers, `locked` is an int, and both outlive the call.
+        let ret = ffi::enter(cpu, || unsafe { call(&raw const args) });
+        if let Some(pages) = pages {
+            pages.iter_mut().zip(numbers).for_each(|(page, n)| *page = Page(n));
+        }
+        if let Some(out) = self.locked {
+            *out = locked != 0;
+        }
+        answer(cpu, ret)
+    }
+}
+
+/// A `long` of the kernel: a count, or an error number below zero.
+fn answer(cpu: &Cpu, ret: c_long) -> Result<usize, Errno> {
+    if ret == BUG {
+        return Err(Errno::EFAULT);
+    }
+    usize::try_from(ret).map_err(|_| {
+        let known = Errno::ALL.iter().find(|&&e| -(e as c_long) == ret);
+        cpu.bug_on(known.is_none(), "mm/gup.c", "an error number that the model does not know");
+        known.copied().unwrap_or(Errno::EINVAL)
+    })
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident => $c:ident;)+) => {$(
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// As in the C.
+        pub fn $name(
+            cpu: &Cpu,
+            start: u64,
+            nr_pages: usize,
+            gup_flags: Foll,
+            pages: Option<&mut [Page]>,
+        ) -> Result<usize, Errno> {
+            let (mm, flags, nr) = (cpu.current_mm(), gup_flags, nr_pages as i64);
+            Request { start, flags, mm, nr, pages, locked: None, dirty: false }.run(cpu, $c)
+        }
+    )+};
+}
+
+calls! {
+    /// C: get_user_pages()
+    get_user_pages => shim_c_get_user_pages;
+    /// C: get_user_pages_unlocked()
+    get_user_pages_unlocked => shim_c_get_user_pages_unlocked;
+    /// C: get_user_pages_fast()
+    get_user_pages_fast => shim_c_get_user_pages_fast;
+    /// C: get_user_pages_fast_only()
+    get_user_pages_fast_only => shim_c_get_user_pages_fast_only;
+    /// C: pin_user_pages()
+    pin_user_pages => shim_c_pin_user_pages;
+    /// C: pin_user_pages_unlocked()
+    pin_user_pages_unlocked => shim_c_pin_user_pages_unlocked;
+    /// C: pin_user_pages_fast()
+    pin_user_pages_fast => shim_c_pin_user_pages_fast;
+}
+
+macro_rules! remote_calls {
+    ($($(#[$doc:meta])* $name:ident => $c:ident;)+) => {$(
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// As in the C.
+        pub fn $name(
+            cpu: &Cpu,
+            mm: MmId,
+            start: u64,
+            nr_pages: usize,
+            gup_flags: Foll,
+            pages: Option<&mut [Page]>,
+            locked: Option<&mut bool>,
+        ) -> Result<usize, Errno> {
+            let (flags, nr) = (gup_flags, nr_pages as i64);
+            Request { start, flags, mm, nr, pages, locked, dirty: false }.run(cpu, $c)
+        }
+    )+};
+}
+
+remote_calls! {
+    /// C: get_user_pages_remote()
+    get_user_pages_remote => shim_c_get_user_pages_remote;
+    /// C: pin_user_pages_remote()
+    pin_user_pages_remote => shim_c_pin_user_pages_remote;
+}
+
+/// A call that gives pins back, of these pages or folios.
+fn release(cpu: &Cpu, pages: &[Page], nr: i64, dirty: bool, call: Call) {
+    let mut array = [Page::UNSET; MOST];
+    array[..pages.len()].copy_from_slice(pages);
+    let (mm, flags, pages) = (cpu.current_mm(), Foll::empty(), Some(&mut array[..pages.len()]));
+    let request = Request { start: 0, flags, mm, nr, pages, locked: None, dirty };
+    // These calls return nothing.
+    let _ = request.run(cpu, call);
+}
+
+/// What the kernel passes on as `unsigned long npages`.
+fn count(npages: Result<usize, Errno>) -> i64 {
+    npages.map_or_else(|e| -(e as i64), |n| n as i64)
+}
+
+/// C: unpin_user_page()
+pub fn unpin_user_page(cpu: &Cpu, page: Page) {
+    release(cpu, &[page], 1, false, shim_c_unpin_user_page);
+}
+
+/// C: unpin_user_pages()
+pub fn unpin_user_pages(cpu: &Cpu, pages: &[Page], npages: Result<usize, Errno>) {
+    release(cpu, pages, count(npages), false, shim_c_unpin_user_pages);
+}
+
+/// C: unpin_user_pages_dirty_lock()
+pub fn unpin_user_pages_dirty_lock(cpu: &Cpu, pages: &[Page], make_dirty: bool) {
+    release(cpu, pages, pages.len() as i64, make_dirty, shim_c_unpin_user_pages_dirty_lock);
+}
+
+/// C: unpin_user_page_range_dirty_lock()
+pub fn unpin_user_page_range_dirty_lock(cpu: &Cpu, page: Page, npages: usize, make_dirty: bool) {
+    let call = shim_c_unpin_user_page_range_dirty_lock;
+    release(cpu, &[page], npages as i64, make_dirty, call);
+}
+
+/// C: unpin_user_folio()
+pub fn unpin_user_folio(cpu: &Cpu, folio: Folio, npages: usize) {
+    release(cpu, &[folio.0], npages as i64, false, shim_c_unpin_user_folio);
+}
+
+/// C: unpin_folio()
+pub fn unpin_folio(cpu: &Cpu, folio: Folio) {
+    release(cpu, &[folio.0], 1, false, shim_c_unpin_folio);
+}
+
+/// C: unpin_folios()
+pub fn unpin_folios(cpu: &Cpu, folios: &[Folio], nfolios: Result<usize, Errno>) {
+    let mut pages = [Page::UNSET; MOST];
+    pages.iter_mut().zip(folios).for_each(|(page, folio)| *page = folio.0);
+    release(cpu, &pages[..folios.len()], count(nfolios), false, shim_c_unpin_folios);
+}
+
+/// C: folio_add_pin()
+pub fn folio_add_pin(cpu: &Cpu, folio: Folio) {
+    release(cpu, &[folio.0], 1, false, shim_c_folio_add_pin);
+}
