@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What runs in the world: the port, or something else with the same calls.
 
+#[cfg(feature = "real-gup")]
+use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::gup::v5_15 as gup;
 use gup_core::model::mm::Vma;
@@ -96,5 +98,59 @@ fn call_fast(
             Ok(gup::pin_user_pages_fast_only(cpu, start, nr, flags, pages))
         }
         _ => Ok(gup::get_user_pages_fast_only(cpu, start, nr, flags, pages)),
+    }
+}
+
+/// mm/gup.c itself, of the kernel tree that this was built with.
+#[cfg(feature = "real-gup")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealGup;
+
+#[cfg(feature = "real-gup")]
+impl Subject for RealGup {
+    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+        use real_gup as gup;
+        let (mm, start, nr) = (op.range.mm, op.range.addr(), usize::from(op.range.pages));
+        let Args { pages, vmas: _, locked } = args;
+        let flags: Foll = op.flags;
+        match op.call {
+            Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages),
+            Call::GetUserPagesUnlocked => {
+                gup::get_user_pages_unlocked(cpu, start, nr, flags, pages)
+            }
+            Call::GetUserPagesRemote => {
+                gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
+            }
+            Call::GetUserPagesFast => gup::get_user_pages_fast(cpu, start, nr, flags, pages),
+            Call::GetUserPagesFastOnly => {
+                gup::get_user_pages_fast_only(cpu, start, nr, flags, pages)
+            }
+            Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages),
+            Call::PinUserPagesUnlocked => {
+                gup::pin_user_pages_unlocked(cpu, start, nr, flags, pages)
+            }
+            Call::PinUserPagesRemote => {
+                gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
+            }
+            Call::PinUserPagesFast => gup::pin_user_pages_fast(cpu, start, nr, flags, pages),
+            // The executor skips calls that the base does not have.
+            Call::GetUserPagesLocked | Call::PinUserPagesLocked | Call::PinUserPagesFastOnly => {
+                Err(Errno::EOPNOTSUPP)
+            }
+        }
+    }
+
+    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
+        use real_gup as gup;
+        match how {
+            Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
+            Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
+            Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
+            Unpin::RangeDirtyLock => {
+                for run in pages.chunk_by(|a, b| a.nth(1) == *b) {
+                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
+                }
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! which is a check in itself, and used again. After a finding the world is
 //! wiped instead.
 
+pub mod against;
 pub mod ledger;
 mod ops;
 pub mod state;

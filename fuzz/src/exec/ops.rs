@@ -13,6 +13,7 @@ use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
 use gup_core::model::{
     Cpu, Page, World, filemap, fork, huge_memory, lru, memory, migrate, mmap, page, pipe, zone,
 };
+use gup_core::splat::SplatKind;
 
 use super::ledger::{Expect, FilePage, Ledger, Owner};
 use super::{Judged, Outcome};
@@ -404,7 +405,11 @@ impl<S: Subject> Run<'_, S> {
         if !op.nopages {
             self.book(op, &pages[..n]);
         }
+        // After a BUG the task is dead: what it left behind is no wonder.
+        let bug =
+            self.cpu.has_splat() && self.cpu.splats().iter().any(|s| s.kind == SplatKind::Bug);
         let objection = lock_lie
+            .filter(|_| !bug)
             .or_else(|| self.judge_call(op, &spec, result, &pages[..n], &vmas[..n]))
             .or_else(|| {
                 let (slow, shadow) = slow?;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel's own mm/gup.c in the world of the port.
+#![cfg(feature = "real-gup")]
+
+use gup_core::errno::Errno;
+use gup_core::flags::Foll;
+use gup_core::history::{Base, Kernel};
+use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
+use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
+use gup_core::model::{Cpu, Limits, Page, World};
+use gup_core::splat::SplatKind;
+use gup_fuzz::exec::against::Against;
+use gup_fuzz::generators::Generator;
+use gup_fuzz::scenario::Scenario;
+use gup_fuzz::subject::RealGup;
+
+fn kernel() -> Kernel {
+    Kernel::fixed(Base::V6_12)
+}
+
+#[test]
+fn the_c_runs_in_the_world() {
+    let world = World::new(Limits::FUZZ);
+    let (cpu, mm) = (Cpu::new(&world, kernel(), 0), MmId(0));
+    mm_alloc(&cpu, mm).unwrap();
+    mmap(&cpu, mm, 0x0, 2, Prot::ReadWrite, Kind::Anon).unwrap();
+    let mut pages = [Page::UNSET; 2];
+    mmap_read_lock(&cpu, mm);
+    let n = real_gup::get_user_pages(&cpu, 0x0, 2, Foll::WRITE, Some(&mut pages));
+    mmap_read_unlock(&cpu, mm);
+    assert_eq!((n, pages), (Ok(2), [Page(64), Page(65)]));
+    assert_eq!(world.look(Page(64)).refcount, 3, "mapped, in a batch, and ours");
+    assert_eq!(cpu.splats(), []);
+}
+
+#[test]
+fn a_bug_of_the_c_ends_the_call() {
+    let world = World::new(Limits::FUZZ);
+    let (cpu, mm) = (Cpu::new(&world, kernel(), 0), MmId(0));
+    mm_alloc(&cpu, mm).unwrap();
+    mmap(&cpu, mm, 0x0, 1, Prot::ReadWrite, Kind::Anon).unwrap();
+    let get = || real_gup::get_user_pages(&cpu, 0x0, 1, Foll::WRITE, Some(&mut [Page::UNSET]));
+    cpu.begin_op(mm, None);
+    assert_eq!(get(), Err(Errno::EFAULT), "mmap_lock is not held");
+    let splats: Vec<_> = cpu.splats().iter().map(|s| (s.kind, s.function)).collect();
+    assert_eq!(splats, [(SplatKind::Bug, "__get_user_pages_locked")]);
+    // The way in is as it was.
+    mmap_read_lock(&cpu, mm);
+    assert_eq!(get(), Ok(1));
+    mmap_read_unlock(&cpu, mm);
+}
+
+#[test]
+fn each_step_has_its_line_of_the_c() {
+    let world = World::new(Limits::FUZZ);
+    let (cpu, mm) = (Cpu::new(&world, kernel(), 0), MmId(0));
+    mm_alloc(&cpu, mm).unwrap();
+    mmap(&cpu, mm, 0x0, 1, Prot::ReadWrite, Kind::Anon).unwrap();
+    real_gup::sites::keep(true);
+    cpu.begin_op(mm, None);
+    let mut pages = [Page::UNSET];
+    let n = real_gup::get_user_pages_fast(&cpu, 0x0, 1, Foll::WRITE, Some(&mut pages));
+    assert_eq!(n, Ok(1));
+    let sites = real_gup::sites::kept();
+    real_gup::sites::keep(false);
+    let lines: Vec<String> = sites.iter().map(|s| s.describe()).collect();
+    let names = |name: &str| lines.iter().any(|l| l.starts_with(&format!("{name}() mm/gup.c:")));
+    // An accessor, a plain load of an entry, and a call that goes on in Rust.
+    assert!(
+        names("gup_fast") && names("gup_fast_pgd_range") && names("faultin_page"),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn the_c_takes_the_same_steps_every_time() {
+    let mut against = Against::new(kernel(), RealGup, RealGup);
+    let (mut generator, mut s) = (Generator::new(1, Base::V6_12), Scenario::default());
+    for _ in 0..2_000 {
+        generator.scenario(&mut s);
+        assert_eq!(against.run(&s.ops), None);
+    }
+    assert!(against.ops_run() > 10_000);
+}
