@@ -270,7 +270,8 @@ pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) {
 /// `EBUSY` if it cannot be locked or is in use; `EINVAL` if it is no THP.
 pub fn split_huge_page_of(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let head = compound_head(cpu, page);
-    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) {
+    let hugetlb = test_flag(cpu, head, Pg::HUGETLB);
+    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) || hugetlb {
         return Err(Errno::EINVAL);
     }
     debug_assert!(page_mapcount(cpu, page) > 0 && (page == head || page_tail(cpu, page)));

@@ -17,6 +17,7 @@ use super::huge_memory::{
     do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_pmd_set_accessed, split_huge_pmd,
     wants_thp, zap_huge_pmd,
 };
+use super::hugetlb::{hugetlb_fault, unmap_hugepage_range};
 use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::lru_cache_add;
 use super::mm::{self, MmId, Vma, anon_vma_prepare, mmap_read_lock, mmap_read_unlock};
@@ -51,6 +52,9 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmF
             mmap_read_unlock(cpu, vma.mm);
         }
         return VmFault::RETRY;
+    }
+    if vma.is_hugetlb() {
+        return hugetlb_fault(cpu, vma, addr, flags);
     }
     let addr = addr & !(PAGE_SIZE - 1);
     let Some(pmdp) = pmd_alloc(cpu, vma.mm, addr) else { return VmFault::OOM };
@@ -237,6 +241,10 @@ pub(crate) fn copy_highpage(cpu: &Cpu, to: Page, from: Page) {
 
 /// Unmaps a range of one VMA. C: unmap_page_range(), mm/memory.c
 pub(crate) fn zap_page_range(cpu: &Cpu, vma: &Vma, start: u64, end: u64) {
+    if vma.is_hugetlb() {
+        unmap_hugepage_range(cpu, vma, start, end);
+        return;
+    }
     let mut addr = start;
     while addr < end {
         let next = pmd_addr_end(addr, end);
