@@ -7,12 +7,13 @@
 
 use std::fmt;
 
-use crate::history::Kernel;
-use crate::model::filemap::File;
+use crate::flags::Pg;
+use crate::history::{Base, Kernel};
+use crate::model::filemap::{FILE_PAGES, File};
 use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
-use crate::model::mm::{MmId, mm_alive, mmap_lock_holders};
+use crate::model::mm::{MmId, mm_alive, mmap_lock_holders, vma_lookup};
 use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
-use crate::model::pgtable::leaf_at;
+use crate::model::pgtable::{Leaf, leaf_at};
 use crate::model::vmstat::NodeStat;
 use crate::model::{Cpu, World};
 
@@ -36,6 +37,7 @@ impl fmt::Display for Broken {
 }
 
 const COUNTS: &str = "every reference, mapping and pin is counted exactly once";
+const EXCLUSIVE: &str = "an exclusive page has one mapping, and others are not writable";
 const ALL_FREE: &str = "after tear-down every page and table is free";
 
 /// Builds an `Err` of the rule `accounting` for a page.
@@ -188,8 +190,7 @@ pub fn nothing_left_behind(cpu: &Cpu) -> Result<(), Broken> {
 pub fn page_caches_match(world: &World) -> Result<(), Broken> {
     let rule = "a page in a page cache belongs to that file";
     for &file in File::ALL {
-        let nr = 1 << file.order();
-        for index in (0..file.max_pages() * nr).step_by(nr as usize) {
+        for index in 0..FILE_PAGES {
             let Some(page) = world.cached(file, index) else { continue };
             if world.cache_refs(page) == 0 || world.index_of(page) != index {
                 let what = format!("page {} is not page {index} of {}", page.0, file.name());
@@ -200,8 +201,10 @@ pub fn page_caches_match(world: &World) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Whether every mapcount is the number of entries that map the page.
-/// Walks all page tables.
+/// Whether every mapcount is the number of entries that map the page; where
+/// the base knows exclusive pages, also whether such a page has one mapping,
+/// and whether only such pages are writable in private memory. Walks all page
+/// tables.
 ///
 /// # Errors
 /// The rule `accounting`.
@@ -212,6 +215,7 @@ pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
         for addr in (0..TASK_PAGES).map(|n| n * PAGE_SIZE) {
             let Some(leaf) = leaf_at(cpu, mm, addr) else { continue };
             let Some(page) = leaf.counted(world) else { continue };
+            exclusive_where_writable(cpu, mm, addr, page, leaf)?;
             let count = &mut found[usize::from(page.0)];
             if !leaf.huge {
                 count.0 += 1;
@@ -230,8 +234,32 @@ pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
             );
             return broken(COUNTS, page, what);
         }
+        if v.flags.contains(Pg::ANON_EXCLUSIVE) && count.0 + count.1 > 1 {
+            let what = format!("page {} is exclusive, but {count:?} PTEs, PMDs map it", page.0);
+            return broken(EXCLUSIVE, page, what);
+        }
     }
     Ok(())
+}
+
+/// C: pte_write(pte) && !PageAnonExclusive(page), asserted here and there
+fn exclusive_where_writable(
+    cpu: &Cpu,
+    mm: MmId,
+    addr: u64,
+    page: Page,
+    leaf: Leaf,
+) -> Result<(), Broken> {
+    let private = vma_lookup(cpu, mm, addr).is_some_and(|v| v.is_cow_mapping());
+    if !leaf.write || !private || !cpu.since(Base::V6_12) {
+        return Ok(());
+    }
+    let teller = if leaf.huge { cpu.world.head_of(page) } else { page };
+    if cpu.world.look(teller).flags.contains(Pg::ANON_EXCLUSIVE) {
+        return Ok(());
+    }
+    let what = format!("m{} {addr:#x} may write to page {}, which may be shared", mm.0, page.0);
+    broken(EXCLUSIVE, page, what)
 }
 
 /// Whether a world in which every process has ended and everything was given

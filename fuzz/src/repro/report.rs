@@ -233,6 +233,8 @@ fn flag_letters(r: &PageRow) -> String {
         (Pg::SWAPBACKED, 'b'),
         (Pg::HEAD, 'H'),
         (Pg::RESERVED, 'r'),
+        (Pg::ANON_EXCLUSIVE, 'd'),
+        (Pg::SWAPCACHE, 's'),
     ];
     let set = flags.into_iter().filter(|&(f, _)| r.flags.contains(f)).map(|(_, c)| c);
     let kinds = [(r.anon, 'a'), (r.cached, 'c'), (r.zero_page, 'z')];

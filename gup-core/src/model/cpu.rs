@@ -35,6 +35,8 @@ pub enum FailSite {
     Retry,
     /// A fatal signal is pending.
     Signal,
+    /// handle_mm_fault() answers VM_FAULT_COMPLETED, where the base has it.
+    Completed,
 }
 
 impl FailSite {
@@ -46,6 +48,7 @@ impl FailSite {
         FailSite::Arch,
         FailSite::Retry,
         FailSite::Signal,
+        FailSite::Completed,
     ];
     /// Its name in scenarios.
     pub fn name(self) -> &'static str {
@@ -56,6 +59,7 @@ impl FailSite {
             FailSite::Arch => "arch",
             FailSite::Retry => "retry",
             FailSite::Signal => "signal",
+            FailSite::Completed => "completed",
         }
     }
 }

@@ -194,8 +194,9 @@ pub fn page_anon(cpu: &Cpu, page: Page) -> bool {
     folio_test_anon(cpu, page_folio(cpu, page))
 }
 
-/// Whether the page is anonymous and mapped by one process alone.
-/// C: PageAnonExclusive(), linux/page-flags.h
+/// Whether the anonymous page is certainly mapped by one process alone. Of a
+/// THP that a PMD maps only its head tells; of one that PTEs map each page for
+/// itself. C: PageAnonExclusive(), linux/page-flags.h
 #[inline]
 pub fn page_anon_exclusive(cpu: &Cpu, page: Page) -> bool {
     page::test_flag(cpu, page, Pg::ANON_EXCLUSIVE)
@@ -341,6 +342,13 @@ pub fn node_stat_mod_folio(cpu: &Cpu, _folio: Folio, item: NodeStat, nr: i64) {
 pub fn smp_rmb(cpu: &Cpu) {
     cpu.step(StepKind::Barrier, 0, 1);
     atomic::smp_rmb();
+}
+
+/// C: smp_mb(), asm-generic/barrier.h
+#[inline]
+pub(crate) fn smp_mb(cpu: &Cpu) {
+    cpu.step(StepKind::Barrier, 0, 3);
+    atomic::smp_mb();
 }
 
 /// C: smp_mb__after_atomic(), asm-generic/barrier.h

@@ -1,33 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! fork(): the copy of an address space.
 //!
-//! Duplicated: pages that may be pinned are copied for the child at once and
-//! stay as they are in the parent; all others are write-protected on both
-//! sides and shared; write_protect_seq is odd while that happens. Customised:
+//! Duplicated: pages that may be pinned (on v6.12: and are exclusive) are
+//! copied for the child at once and stay as they are in the parent; all others
+//! are write-protected on both sides and shared; write_protect_seq is odd
+//! while that happens. Customised:
 //! the page for a copy is allocated when it is needed, without dropping the
 //! locks; all anonymous VMAs are copied, those without a page, too. Stubbed:
 //! swap entries, counters of the mm.
 
 use super::cpu::Cpu;
 use super::huge_memory::copy_huge_pmd;
-use super::hugetlb::copy_hugetlb_page_range;
 use super::limits::PAGE_SIZE;
 use super::lru::lru_cache_add;
 use super::memory::{copy_highpage, vm_normal_page};
 use super::mm::{
     self, MmId, Vma, has_anon_vma, mm_has_pinned, mmap_write_lock, mmap_write_unlock,
-    write_protect_seq_begin, write_protect_seq_end,
+    read_write_protect_seq, write_protect_seq_begin, write_protect_seq_end,
 };
 use super::mmap::{exit_mmap, mm_alloc};
-use super::page::{Page, get_page, page_maybe_dma_pinned};
+use super::page::{Page, get_page, page_anon, page_maybe_dma_pinned, put_page};
 use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc, pte_offset_map_lock,
     pte_unmap_unlock,
 };
-use super::rmap::{page_add_new_anon_rmap, page_dup_rmap};
+use super::rmap::{folio_try_dup_anon_rmap, page_add_new_anon_rmap, page_dup_rmap};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{GFP_HIGHUSER_MOVABLE, VmFlags};
+use crate::history::Base;
 
 /// Makes `child` a copy of `parent`. C: dup_mmap(), kernel/fork.c
 ///
@@ -65,9 +66,6 @@ fn vma_needs_copy(cpu: &Cpu, src: &Vma) -> bool {
 
 /// C: copy_page_range(), mm/memory.c
 pub(crate) fn copy_page_range(cpu: &Cpu, dst: &Vma, src: &Vma) -> Result<(), Errno> {
-    if src.is_hugetlb() {
-        return copy_hugetlb_page_range(cpu, dst, src);
-    }
     let is_cow = src.is_cow_mapping();
     if is_cow {
         write_protect_seq_begin(cpu, src.mm);
@@ -101,7 +99,7 @@ fn copy_pmd(
         return Ok(());
     }
     let dst_pmdp = pmd_alloc(cpu, dst.mm, addr).ok_or(Errno::ENOMEM)?;
-    if pmd.trans_huge() {
+    if pmd.is_swap_or_trans_huge() {
         match copy_huge_pmd(cpu, dst_pmdp, src_pmdp, src) {
             Err(Errno::EAGAIN) => {}
             done => return done,
@@ -128,7 +126,10 @@ fn copy_pte_range(
     let (mut dst_ptep, mut src_ptep) = (dst_first, src_first);
     let mut ret = Ok(());
     for addr in (start..end).step_by(PAGE_SIZE as usize) {
-        if !src_ptep.read(cpu).none() {
+        let pte = src_ptep.read(cpu);
+        if pte.is_migration() {
+            copy_nonpresent_pte(cpu, src, dst_ptep, src_ptep, pte);
+        } else if !pte.none() {
             ret = copy_present_pte(cpu, dst, src, dst_ptep, src_ptep, addr);
             if ret.is_err() {
                 break;
@@ -141,7 +142,17 @@ fn copy_pte_range(
     ret
 }
 
-/// C: copy_present_pte(), mm/memory.c, v5.15
+/// Copies an entry that maps nothing now: the page is shared when it comes
+/// back. C: copy_nonpresent_pte(), mm/memory.c
+fn copy_nonpresent_pte(cpu: &Cpu, src: &Vma, dst_ptep: PtePtr, src_ptep: PtePtr, mut pte: Pte) {
+    if !pte.migration_shared() && src.is_cow_mapping() {
+        pte = pte.migration_share();
+        src_ptep.set(cpu, pte);
+    }
+    dst_ptep.set(cpu, pte);
+}
+
+/// C: copy_present_pte(), copy_present_ptes(), mm/memory.c
 fn copy_present_pte(
     cpu: &Cpu,
     dst: &Vma,
@@ -152,11 +163,21 @@ fn copy_present_pte(
 ) -> Result<(), Errno> {
     let mut pte = src_ptep.read(cpu);
     if let Some(page) = vm_normal_page(cpu, src, addr, pte) {
-        if page_needs_cow_for_dma(cpu, src, page) {
-            return copy_present_page(cpu, dst, dst_ptep, addr, page);
+        if cpu.since(Base::V6_12) {
+            get_page(cpu, page);
+            if !page_anon(cpu, page) {
+                page_dup_rmap(cpu, page, false);
+            } else if folio_try_dup_anon_rmap(cpu, page, src, false).is_err() {
+                put_page(cpu, page);
+                return copy_present_page(cpu, dst, dst_ptep, addr, page);
+            }
+        } else {
+            if page_needs_cow_for_dma(cpu, src, page) {
+                return copy_present_page(cpu, dst, dst_ptep, addr, page);
+            }
+            get_page(cpu, page);
+            page_dup_rmap(cpu, page, false);
         }
-        get_page(cpu, page);
-        page_dup_rmap(cpu, page, false);
     }
     if src.is_cow_mapping() && pte.write() {
         src_ptep.set_wrprotect(cpu);
@@ -187,7 +208,13 @@ fn copy_present_page(
 }
 
 /// Whether fork must copy the page now: somebody may have pinned it through
-/// this mm. C: page_needs_cow_for_dma(), linux/mm.h
+/// this mm. C: page_needs_cow_for_dma(), folio_needs_cow_for_dma(), linux/mm.h
 pub(crate) fn page_needs_cow_for_dma(cpu: &Cpu, vma: &Vma, page: Page) -> bool {
-    vma.is_cow_mapping() && mm_has_pinned(cpu, vma.mm) && page_maybe_dma_pinned(cpu, page)
+    if cpu.since(Base::V6_12) {
+        let odd = read_write_protect_seq(cpu, vma.mm) & 1 != 0;
+        cpu.bug_on(!odd, "folio_needs_cow_for_dma", "!(write_protect_seq & 1)");
+    } else if !vma.is_cow_mapping() {
+        return false;
+    }
+    mm_has_pinned(cpu, vma.mm) && page_maybe_dma_pinned(cpu, page)
 }

@@ -1,35 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Transparent huge pages, as v5.15 has them.
+//! Transparent huge pages.
 //!
 //! Duplicated: faults and COW of PMD-mapped THPs; the split of a PMD (one
 //! reference more for each further PTE, write bits kept); the split of a page
 //! (all mappings become migration entries, the count is frozen at exactly the
-//! caller's one reference, tails come alive with one reference each).
+//! caller's one reference, tails come alive with one reference each). On
+//! v6.12: exclusivity of the THP is told by its head while a PMD maps it, by
+//! each page afterwards; an exclusive THP is reused as it is; unsharing; pages
+//! of zeroes that a split finds become the zero page.
 //! Customised: /sys/kernel/mm/transparent_hugepage/use_zero_page is 0, so a
 //! read fault gets a real THP; enabled is "madvise". Stubbed: the deferred
 //! split queue, khugepaged, the deposited page table (a split allocates one).
 
 use super::cpu::Cpu;
+use super::folio::page_anon_exclusive;
+use super::fork::page_needs_cow_for_dma;
 use super::limits::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, PMD_SIZE};
 use super::lru::lru_cache_add;
+use super::memory::cow_broken;
 use super::mm::Vma;
+use super::mmap::vma_wants_manual_pte_write_upgrade;
 use super::page::{
     Page, compound_head, compound_nr, get_page, page_anon, page_count, page_mapcount, page_ref_add,
-    page_ref_freeze, page_ref_unfreeze, page_tail, put_page, set_flag, set_page_dirty, test_flag,
-    total_mapcount, trylock_page, unlock_page,
+    page_ref_freeze, page_ref_unfreeze, page_tail, put_page, set_flag, set_page_anon_exclusive,
+    set_page_dirty, test_flag, total_mapcount, trylock_page, unlock_page,
 };
 use super::pgtable::{
     Pmd, PmdPtr, Pte, pgtable_trans_huge_withdraw, pmd_lock, pte_free, pte_offset_map, spin_unlock,
 };
 use super::rmap::{
-    RmapPlace, Unmap, page_add_new_anon_rmap, page_dup_rmap, page_remove_rmap,
-    remove_migration_ptes, try_to_migrate,
+    Rmap, RmapPlace, Unmap, folio_try_dup_anon_rmap, folio_try_share_anon_rmap, page_add_anon_rmap,
+    page_add_new_anon_rmap, page_dup_rmap, page_remove_rmap, remove_migration_ptes, try_to_migrate,
 };
 use super::zone::alloc_pages;
 use crate::atomic::smp_wmb;
 use crate::errno::Errno;
 use crate::flags::{GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault, VmFlags};
-use crate::history::Defect;
+use crate::history::{Base, Defect};
 
 /// Whether the huge page around `addr` fits into the VMA and is wanted.
 /// C: transhuge_vma_suitable(), transparent_hugepage_enabled()
@@ -59,30 +66,64 @@ pub(crate) fn do_huge_pmd_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, add
     VmFault::empty()
 }
 
-/// A write to a write-protected THP. C: do_huge_pmd_wp_page(),
-/// mm/huge_memory.c, v5.15
-pub(crate) fn do_huge_pmd_wp_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, orig: Pmd) -> VmFault {
+/// A write to a write-protected THP, or its unsharing.
+/// C: do_huge_pmd_wp_page(), mm/huge_memory.c
+pub(crate) fn do_huge_pmd_wp_page(
+    cpu: &Cpu,
+    vma: &Vma,
+    pmdp: PmdPtr,
+    orig: Pmd,
+    unshare: bool,
+) -> VmFault {
     let ptl = pmd_lock(cpu, pmdp);
     if pmdp.read(cpu) != orig {
         spin_unlock(cpu, ptl);
         return VmFault::empty();
     }
     let page = orig.pfn();
-    let reuse = if cpu.has(Defect::ThpReusedByMapcount) {
-        // C: reuse_swap_page(): references without a mapping do not count.
-        total_mapcount(cpu, page) <= 1
+    let (reuse, locked) = if cpu.since(Base::V6_12) {
+        (can_reuse_thp(cpu, page), false)
     } else {
-        page_count(cpu, page) == 1
+        let mine = if cpu.has(Defect::ThpReusedByMapcount) {
+            // C: reuse_swap_page(): references without a mapping do not count.
+            total_mapcount(cpu, page) <= 1
+        } else {
+            page_count(cpu, page) == 1
+        };
+        let locked = mine && trylock_page(cpu, page);
+        (locked, locked)
     };
-    if reuse && trylock_page(cpu, page) {
-        pmdp.set(cpu, orig.mkyoung().mkdirty().maybe_mkwrite(vma.flags));
-        unlock_page(cpu, page);
+    if !reuse {
         spin_unlock(cpu, ptl);
-        return VmFault::WRITE;
+        split_huge_pmd(cpu, vma, pmdp);
+        return VmFault::FALLBACK;
+    }
+    if !unshare {
+        pmdp.set(cpu, orig.mkyoung().mkdirty().maybe_mkwrite(vma.flags));
+    }
+    if locked {
+        unlock_page(cpu, page);
     }
     spin_unlock(cpu, ptl);
-    split_huge_pmd(cpu, vma, pmdp);
-    VmFault::FALLBACK
+    cow_broken(cpu)
+}
+
+/// Whether nobody else maps or uses the THP; it is exclusive then. The part
+/// of do_huge_pmd_wp_page() that is under the PMD lock, v6.12. The page lock,
+/// which the C waits for without the PMD lock, is never held for long here.
+fn can_reuse_thp(cpu: &Cpu, page: Page) -> bool {
+    if page_anon_exclusive(cpu, page) {
+        return true;
+    }
+    if !trylock_page(cpu, page) {
+        return false;
+    }
+    let mine = page_count(cpu, page) == 1;
+    if mine {
+        set_page_anon_exclusive(cpu, page);
+    }
+    unlock_page(cpu, page);
+    mine
 }
 
 /// A fault on a THP that found nothing to do.
@@ -107,20 +148,48 @@ pub fn touch_pmd(cpu: &Cpu, pmdp: PmdPtr, write: bool) {
 /// Maps the pages of a THP by PTEs instead of one PMD; the page stays whole.
 /// C: __split_huge_pmd(), mm/huge_memory.c
 pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
+    __split_huge_pmd(cpu, vma, pmdp, false);
+}
+
+/// The same for unmap_page(): on v6.12 by migration entries at once, where
+/// the page may lose its exclusivity. C: split_huge_pmd_address(freeze)
+pub(crate) fn split_huge_pmd_freeze(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
+    // PORT: v5.15 freezes here, too; the model leaves that to the caller.
+    __split_huge_pmd(cpu, vma, pmdp, cpu.since(Base::V6_12));
+}
+
+fn __split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, freeze: bool) {
     let table = pgtable_trans_huge_withdraw(cpu);
     let ptl = pmd_lock(cpu, pmdp);
     let old = pmdp.read(cpu);
-    if !old.trans_huge() {
+    if old.trans_huge() {
+        __split_huge_pmd_locked(cpu, vma, pmdp, table, freeze);
+        spin_unlock(cpu, ptl);
+    } else if old.is_migration() && !freeze {
+        split_pmd_migration(cpu, pmdp, table, old);
+        spin_unlock(cpu, ptl);
+    } else {
         spin_unlock(cpu, ptl);
         pte_free(cpu, table);
-        return;
     }
+}
+
+/// C: __split_huge_pmd_locked(), mm/huge_memory.c
+fn __split_huge_pmd_locked(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, table: Pmd, mut freeze: bool) {
     let old = pmdp.invalidate(cpu);
     let page = old.pfn();
     if old.dirty() {
         set_page_dirty(cpu, page);
     }
-    page_ref_add(cpu, page, HPAGE_PMD_NR as i32 - 1);
+    let new = cpu.since(Base::V6_12);
+    let exclusive = new && page_anon_exclusive(cpu, page);
+    // See folio_try_share_anon_rmap(): the entry is invalid by now. A page
+    // that must stay exclusive is only mapped by PTEs, and the caller fails.
+    freeze = freeze && (!exclusive || folio_try_share_anon_rmap(cpu, page).is_ok());
+    if !freeze {
+        page_ref_add(cpu, page, HPAGE_PMD_NR as i32 - 1);
+    }
+    let rmap = if exclusive { Rmap::Exclusive } else { Rmap::None };
     let mut ptep = pte_offset_map(table, 0);
     for i in 0..HPAGE_PMD_NR {
         let mut pte = Pte::mk(page.nth(i), vma.flags);
@@ -128,14 +197,34 @@ pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
         if !old.young() {
             pte = pte.mkold();
         }
-        ptep.set(cpu, pte);
-        page_dup_rmap(cpu, page.nth(i), false);
+        if new && old.dirty() {
+            pte = pte.mkdirty();
+        }
+        if freeze {
+            ptep.set(cpu, pte.to_migration(exclusive, true));
+        } else {
+            ptep.set(cpu, pte);
+            page_add_anon_rmap(cpu, page.nth(i), false, rmap);
+        }
         ptep = ptep.next();
     }
     page_remove_rmap(cpu, page, true);
+    if freeze {
+        put_page(cpu, page);
+    }
     smp_wmb();
     pmdp.set(cpu, table);
-    spin_unlock(cpu, ptl);
+}
+
+/// The case of a THP under migration in __split_huge_pmd_locked().
+fn split_pmd_migration(cpu: &Cpu, pmdp: PmdPtr, table: Pmd, old: Pmd) {
+    let mut ptep = pte_offset_map(table, 0);
+    for i in 0..HPAGE_PMD_NR {
+        ptep.set(cpu, old.migration_of_page(i));
+        ptep = ptep.next();
+    }
+    smp_wmb();
+    pmdp.set(cpu, table);
 }
 
 /// Splits a compound page of anonymous memory into small ones. The caller
@@ -143,26 +232,28 @@ pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
 /// C: split_huge_page_to_list(), mm/huge_memory.c
 ///
 /// # Errors
-/// `EBUSY` if anybody else holds a reference that is not a mapping.
+/// `EBUSY`, since v6.12 `EAGAIN`, if anybody else holds a reference that is
+/// not a mapping.
 pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let head = compound_head(cpu, page);
     if !page_anon(cpu, head) {
         return Err(Errno::EBUSY);
     }
     let nr = compound_nr(cpu, head);
+    let busy = Err(if cpu.since(Base::V6_12) { Errno::EAGAIN } else { Errno::EBUSY });
     if nr == 1 || !can_split_huge_page(cpu, head) {
-        return Err(Errno::EBUSY);
+        return busy;
     }
     let place = RmapPlace::of(cpu, head);
-    // C: unmap_page()
+    // C: unmap_page(); if it fails, so does what follows
     try_to_migrate(cpu, head, Unmap::SplitHugePmd);
     if !page_ref_freeze(cpu, head, 1) {
         // C: remap_page()
-        remove_migration_ptes(cpu, head, head, place, nr);
-        return Err(Errno::EBUSY);
+        remove_migration_ptes(cpu, head, head, place, nr, false);
+        return busy;
     }
     __split_huge_page(cpu, head, nr);
-    remove_migration_ptes(cpu, head, head, place, nr);
+    remove_migration_ptes(cpu, head, head, place, nr, cpu.since(Base::V6_12));
     for i in 0..nr {
         let subpage = head.nth(i);
         if subpage == page {
@@ -174,7 +265,7 @@ pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     Ok(())
 }
 
-/// C: can_split_huge_page(), mm/huge_memory.c
+/// C: can_split_huge_page(), can_split_folio(), mm/huge_memory.c
 fn can_split_huge_page(cpu: &Cpu, head: Page) -> bool {
     total_mapcount(cpu, head) == page_count(cpu, head) - 1
 }
@@ -208,7 +299,12 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
 /// Unmaps a whole PMD-mapped THP. C: zap_huge_pmd(), mm/huge_memory.c
 pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
     let ptl = pmd_lock(cpu, pmdp);
-    if !pmdp.read(cpu).trans_huge() {
+    let pmd = pmdp.read(cpu);
+    if pmd.is_migration() {
+        // The mapping's reference went when the entry was made.
+        pmdp.get_and_clear(cpu);
+    }
+    if !pmd.trans_huge() {
         spin_unlock(cpu, ptl);
         return;
     }
@@ -219,7 +315,7 @@ pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
 }
 
 /// Copies a huge PMD to a child at fork.
-/// C: copy_huge_pmd(), mm/huge_memory.c, v5.15
+/// C: copy_huge_pmd(), mm/huge_memory.c
 ///
 /// # Errors
 /// `EAGAIN` if it was split instead, so that the caller goes on with PTEs.
@@ -231,47 +327,84 @@ pub(crate) fn copy_huge_pmd(
 ) -> Result<(), Errno> {
     let dst_ptl = pmd_lock(cpu, dst_pmdp);
     let src_ptl = pmd_lock(cpu, src_pmdp);
-    let pmd = src_pmdp.read(cpu);
-    if !pmd.trans_huge() {
+    let unlock = || {
         spin_unlock(cpu, src_ptl);
         spin_unlock(cpu, dst_ptl);
+    };
+    let pmd = src_pmdp.read(cpu);
+    if pmd.is_migration() {
+        // Shared from now on, on both sides.
+        let pmd = pmd.migration_share();
+        src_pmdp.set(cpu, pmd);
+        dst_pmdp.set(cpu, pmd);
+        unlock();
+        return Ok(());
+    }
+    if !pmd.trans_huge() {
+        unlock();
         return Err(Errno::EAGAIN);
     }
-    let page = pmd.pfn();
-    if super::fork::page_needs_cow_for_dma(cpu, src_vma, page) {
-        spin_unlock(cpu, src_ptl);
-        spin_unlock(cpu, dst_ptl);
+    if share_huge_pmd(cpu, pmd.pfn(), src_vma).is_err() {
+        unlock();
         split_huge_pmd(cpu, src_vma, src_pmdp);
         return Err(Errno::EAGAIN);
     }
-    get_page(cpu, page);
-    page_dup_rmap(cpu, page, true);
     src_pmdp.set_wrprotect(cpu);
     dst_pmdp.set(cpu, pmd.wrprotect().mkold());
-    spin_unlock(cpu, src_ptl);
-    spin_unlock(cpu, dst_ptl);
+    unlock();
+    Ok(())
+}
+
+/// A reference and a mapping for the child; not if the page may be pinned.
+fn share_huge_pmd(cpu: &Cpu, page: Page, src_vma: &Vma) -> Result<(), Errno> {
+    if cpu.since(Base::V6_12) {
+        get_page(cpu, page);
+        return folio_try_dup_anon_rmap(cpu, page, src_vma, true)
+            .inspect_err(|_| put_page(cpu, page));
+    }
+    if page_needs_cow_for_dma(cpu, src_vma, page) {
+        return Err(Errno::EBUSY);
+    }
+    get_page(cpu, page);
+    page_dup_rmap(cpu, page, true);
     Ok(())
 }
 
 /// mprotect() of a whole huge PMD. C: change_huge_pmd(), mm/huge_memory.c
 pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) {
     let ptl = pmd_lock(cpu, pmdp);
-    if pmdp.read(cpu).trans_huge() {
-        let entry = pmdp.invalidate(cpu);
-        pmdp.set(cpu, entry.modify(newflags));
+    let pmd = pmdp.read(cpu);
+    if pmd.trans_huge() {
+        let mut entry = pmdp.invalidate(cpu).modify(newflags);
+        // C: can_change_pmd_writable()
+        if vma_wants_manual_pte_write_upgrade(cpu, newflags)
+            && !entry.write()
+            && page_anon_exclusive(cpu, entry.pfn())
+        {
+            entry = entry.mkwrite();
+        }
+        pmdp.set(cpu, entry);
+    } else if pmd.is_migration() && pmd.migration_write() {
+        pmdp.set(cpu, protected_migration(cpu, pmd));
     }
     spin_unlock(cpu, ptl);
+}
+
+/// A writable migration entry under mprotect(): no longer writable, but what
+/// was exclusive stays so where the base knows the word.
+fn protected_migration(cpu: &Cpu, pmd: Pmd) -> Pmd {
+    if cpu.since(Base::V6_12) { pmd.migration_wrprotect() } else { pmd.migration_share() }
 }
 
 /// Splits the THP that the caller found at an address, as debugfs's
 /// split_huge_pages does.  C: split_huge_pages_pid(), mm/huge_memory.c
 ///
 /// # Errors
-/// `EBUSY` if it cannot be locked or is in use; `EINVAL` if it is no THP.
+/// `EBUSY` if it cannot be locked; what split_huge_page() answers; `EINVAL`
+/// if it is no THP.
 pub fn split_huge_page_of(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let head = compound_head(cpu, page);
-    let hugetlb = test_flag(cpu, head, Pg::HUGETLB);
-    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) || hugetlb {
+    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) {
         return Err(Errno::EINVAL);
     }
     debug_assert!(page_mapcount(cpu, page) > 0 && (page == head || page_tail(cpu, page)));

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Page faults, COW and unmapping, as v5.15 has them.
+//! Page faults, COW and unmapping.
 //!
 //! Duplicated: anonymous faults; the zero page for reads; do_wp_page(), which
-//! reuses a page in place only if the fault's own mapping holds its one
-//! reference; VM_FAULT_RETRY with and without dropping mmap_lock. Customised:
-//! a retry happens only where it is injected; a store or load of user space
+//! on v5.15 reuses a page in place only if the fault's own mapping holds its
+//! one reference, on v6.12 also if the page is exclusive, and there unshares
+//! it, too; VM_FAULT_RETRY with and without dropping mmap_lock;
+//! VM_FAULT_COMPLETED. Customised: a retry, and a fault that is completed
+//! without the lock, happen only where they are injected; a store or load of user space
 //! walks the tables like the hardware, without setting accessed and dirty
 //! bits, and faults like exc_page_fault(). Faults on files are in [`fault`].
 //! Stubbed: swap, userfaultfd, memory cgroups, NUMA balancing.
@@ -13,17 +15,17 @@
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::fault::{do_fault, wp_page_shared};
+use super::folio::page_anon_exclusive;
 use super::huge_memory::{
     do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_pmd_set_accessed, split_huge_pmd,
     wants_thp, zap_huge_pmd,
 };
-use super::hugetlb::{hugetlb_fault, unmap_hugepage_range};
 use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
-use super::lru::lru_cache_add;
+use super::lru::{lru_add_drain, lru_cache_add};
 use super::mm::{self, MmId, Vma, anon_vma_prepare, mmap_read_lock, mmap_read_unlock};
 use super::page::{
-    Page, get_page, is_zero_page, page_anon, page_count, page_mapcount, put_page, set_page_dirty,
-    trylock_page, unlock_page,
+    Page, get_page, is_zero_page, page_anon, page_compound, page_count, page_lru, page_mapcount,
+    put_page, set_page_anon_exclusive, set_page_dirty, trylock_page, unlock_page,
 };
 use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, Ptl, leaf_at, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc,
@@ -33,6 +35,7 @@ use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, VmFault, VmFlags};
+use crate::history::Base;
 use crate::step::StepKind;
 
 /// The page behind a PTE, if it has a struct page that counts mappings.
@@ -43,9 +46,15 @@ pub fn vm_normal_page(_cpu: &Cpu, _vma: &Vma, _addr: u64, pte: Pte) -> Option<Pa
 }
 
 /// Handles a fault at `addr`. mmap_lock is held for reading; it has been
-/// dropped if the answer is RETRY and the flags did not say RETRY_NOWAIT.
+/// dropped if the answer is RETRY and the flags did not say RETRY_NOWAIT, or
+/// if it is COMPLETED.
 /// C: handle_mm_fault(), mm/memory.c
-pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFault {
+pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, mut flags: FaultFlag) -> VmFault {
+    if cpu.since(Base::V6_12)
+        && let Err(ret) = sanitize_fault_flags(cpu, vma, &mut flags)
+    {
+        return ret;
+    }
     if flags.contains(FaultFlag::ALLOW_RETRY) && cpu.should_fail(FailSite::Retry) {
         cpu.event(Event::RETRIED);
         if !flags.contains(FaultFlag::RETRY_NOWAIT) {
@@ -53,12 +62,50 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmF
         }
         return VmFault::RETRY;
     }
-    if vma.is_hugetlb() {
-        return hugetlb_fault(cpu, vma, addr, flags);
+    let ret = __handle_mm_fault(cpu, vma, addr & !(PAGE_SIZE - 1), flags);
+    // C: fault_dirty_shared_page(), which throttles a writer without the lock
+    let may_drop = flags.contains(FaultFlag::ALLOW_RETRY)
+        && !flags.intersects(FaultFlag::TRIED | FaultFlag::RETRY_NOWAIT);
+    if cpu.since(Base::V6_12)
+        && may_drop
+        && !ret.intersects(VmFault::ERROR | VmFault::RETRY)
+        && cpu.should_fail(FailSite::Completed)
+    {
+        mmap_read_unlock(cpu, vma.mm);
+        return ret | VmFault::COMPLETED;
     }
-    let addr = addr & !(PAGE_SIZE - 1);
+    ret
+}
+
+/// Takes away what means nothing for the VMA; an error is the fault's answer.
+/// C: sanitize_fault_flags(), mm/memory.c, v6.12
+fn sanitize_fault_flags(cpu: &Cpu, vma: &Vma, flags: &mut FaultFlag) -> Result<(), VmFault> {
+    let at = "sanitize_fault_flags";
+    let write = flags.contains(FaultFlag::WRITE);
+    if flags.contains(FaultFlag::UNSHARE) {
+        if cpu.warn_on(write, at, "FAULT_FLAG_UNSHARE | FAULT_FLAG_WRITE") {
+            return Err(VmFault::SIGSEGV);
+        }
+        if !vma.is_cow_mapping() {
+            *flags -= FaultFlag::UNSHARE;
+        }
+    } else if write {
+        let may = vma.flags.contains(VmFlags::MAYWRITE);
+        let forced = !vma.flags.contains(VmFlags::WRITE);
+        if cpu.warn_on(!may, at, "!(vma->vm_flags & VM_MAYWRITE)")
+            || cpu.warn_on(forced && !vma.is_cow_mapping(), at, "!is_cow_mapping(vma->vm_flags)")
+        {
+            return Err(VmFault::SIGSEGV);
+        }
+    }
+    Ok(())
+}
+
+/// C: __handle_mm_fault(), mm/memory.c
+fn __handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFault {
     let Some(pmdp) = pmd_alloc(cpu, vma.mm, addr) else { return VmFault::OOM };
     let write = flags.contains(FaultFlag::WRITE);
+    let unshare = flags.contains(FaultFlag::UNSHARE);
     let pmd = pmdp.read(cpu);
     if pmd.none() && wants_thp(vma, addr) {
         let ret = do_huge_pmd_anonymous_page(cpu, vma, pmdp, addr);
@@ -66,8 +113,8 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmF
             return ret;
         }
     } else if pmd.trans_huge() {
-        if write && !pmd.write() {
-            let ret = do_huge_pmd_wp_page(cpu, vma, pmdp, pmd);
+        if (write || unshare) && !pmd.write() {
+            let ret = do_huge_pmd_wp_page(cpu, vma, pmdp, pmd, unshare);
             if !ret.contains(VmFault::FALLBACK) {
                 return ret;
             }
@@ -87,10 +134,10 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmF
 
 /// C: handle_pte_fault(), mm/memory.c
 fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultFlag) -> VmFault {
-    let write = flags.contains(FaultFlag::WRITE);
     if !pte_alloc(cpu, pmdp) {
         return VmFault::OOM;
     }
+    let write = flags.contains(FaultFlag::WRITE);
     let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
     let entry = ptep.read(cpu);
     if entry.none() {
@@ -106,7 +153,7 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
         pte_unmap_unlock(cpu, ptep, ptl);
         return VmFault::empty();
     }
-    if write && !entry.write() {
+    if flags.intersects(FaultFlag::WRITE | FaultFlag::UNSHARE) && !entry.write() {
         return do_wp_page(cpu, vma, ptep, ptl, addr, entry, flags);
     }
     // C: ptep_set_access_flags(), which on x86 stores for a write only
@@ -144,7 +191,9 @@ fn do_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool)
     VmFault::empty()
 }
 
-/// A write to a write-protected page. C: do_wp_page(), mm/memory.c, v5.15
+/// A write to a write-protected page, or its unsharing. On v6.12 a page that
+/// is exclusive is reused without further questions.
+/// C: do_wp_page(), mm/memory.c
 fn do_wp_page(
     cpu: &Cpu,
     vma: &Vma,
@@ -154,31 +203,75 @@ fn do_wp_page(
     orig: Pte,
     flags: FaultFlag,
 ) -> VmFault {
+    let unshare = flags.contains(FaultFlag::UNSHARE);
     let Some(page) = vm_normal_page(cpu, vma, addr, orig) else {
         if is_zero_page(cpu, orig.pfn()) {
-            return wp_page_copy(cpu, vma, ptep, ptl, addr, orig, None);
+            return wp_page_copy(cpu, vma, ptep, ptl, addr, orig, None, unshare);
         }
         // C: wp_pfn_shared()
         wp_page_reuse(cpu, vma, ptep, ptl, orig);
-        return VmFault::WRITE;
+        return cow_broken(cpu);
     };
     let anon = page_anon(cpu, page);
     if !anon && vma.flags.contains(VmFlags::WRITE | VmFlags::SHARED) {
         let ret = wp_page_shared(cpu, vma, ptep, ptl, addr, orig, page, flags);
         // C: ret starts as VM_FAULT_WRITE; an error replaces it.
         let gave_up = ret.intersects(VmFault::ERROR | VmFault::NOPAGE);
-        return if gave_up { ret } else { ret | VmFault::WRITE };
+        return if gave_up { ret } else { ret | cow_broken(cpu) };
     }
-    if anon && page_count(cpu, page) == 1 && trylock_page(cpu, page) {
-        let mine = page_mapcount(cpu, page) == 1 && page_count(cpu, page) == 1;
-        unlock_page(cpu, page);
-        if mine {
-            wp_page_reuse(cpu, vma, ptep, ptl, orig);
-            return VmFault::WRITE;
+    let mine = anon
+        && if cpu.since(Base::V6_12) {
+            page_anon_exclusive(cpu, page) || wp_can_reuse_anon_folio(cpu, page)
+        } else {
+            can_reuse_page(cpu, page)
+        };
+    if mine {
+        if cpu.since(Base::V6_12) && !page_anon_exclusive(cpu, page) {
+            set_page_anon_exclusive(cpu, page);
         }
+        if unshare {
+            pte_unmap_unlock(cpu, ptep, ptl);
+            return VmFault::empty();
+        }
+        wp_page_reuse(cpu, vma, ptep, ptl, orig);
+        return cow_broken(cpu);
     }
     get_page(cpu, page);
-    wp_page_copy(cpu, vma, ptep, ptl, addr, orig, Some(page))
+    wp_page_copy(cpu, vma, ptep, ptl, addr, orig, Some(page), unshare)
+}
+
+/// Whether the fault's own mapping holds the one reference on the page. The
+/// part of do_wp_page() that looks at anonymous pages, v5.15
+fn can_reuse_page(cpu: &Cpu, page: Page) -> bool {
+    if page_count(cpu, page) != 1 || !trylock_page(cpu, page) {
+        return false;
+    }
+    let mine = page_mapcount(cpu, page) == 1 && page_count(cpu, page) == 1;
+    unlock_page(cpu, page);
+    mine
+}
+
+/// The same, v6.12: it is not large, and its LRU batch may be drained for it.
+/// C: wp_can_reuse_anon_folio(), mm/memory.c
+fn wp_can_reuse_anon_folio(cpu: &Cpu, page: Page) -> bool {
+    if page_compound(cpu, page) || page_count(cpu, page) > 3 {
+        return false;
+    }
+    if !page_lru(cpu, page) {
+        lru_add_drain(cpu);
+    }
+    if page_count(cpu, page) > 1 || !trylock_page(cpu, page) {
+        return false;
+    }
+    let mine = page_count(cpu, page) == 1;
+    unlock_page(cpu, page);
+    mine
+}
+
+/// What a fault answers when COW was broken or the page was reused; since
+/// v6.1 nobody asks. C: VM_FAULT_WRITE
+pub(crate) fn cow_broken(cpu: &Cpu) -> VmFault {
+    if cpu.since(Base::V6_12) { VmFault::empty() } else { VmFault::WRITE }
 }
 
 /// C: wp_page_reuse(), mm/memory.c
@@ -187,8 +280,10 @@ pub(crate) fn wp_page_reuse(cpu: &Cpu, vma: &Vma, ptep: PtePtr, ptl: Ptl, orig: 
     pte_unmap_unlock(cpu, ptep, ptl);
 }
 
-/// Breaks COW. Comes with the PTE lock held and, if there is an old page, a
-/// reference on it. C: wp_page_copy(), mm/memory.c
+/// Breaks COW, or unshares: then the copy is mapped read-only. Comes with the
+/// PTE lock held and, if there is an old page, a reference on it.
+/// C: wp_page_copy(), mm/memory.c
+#[allow(clippy::too_many_arguments)]
 fn wp_page_copy(
     cpu: &Cpu,
     vma: &Vma,
@@ -197,6 +292,7 @@ fn wp_page_copy(
     addr: u64,
     orig: Pte,
     old: Option<Page>,
+    unshare: bool,
 ) -> VmFault {
     pte_unmap_unlock(cpu, ptep, ptl);
     anon_vma_prepare(cpu, vma);
@@ -216,7 +312,9 @@ fn wp_page_copy(
         ptep.get_and_clear(cpu);
         page_add_new_anon_rmap(cpu, new, addr, false);
         lru_cache_add(cpu, new);
-        ptep.set(cpu, Pte::mk(new, vma.flags).mkdirty().maybe_mkwrite(vma.flags));
+        let entry = Pte::mk(new, vma.flags);
+        let writable = entry.mkdirty().maybe_mkwrite(vma.flags);
+        ptep.set(cpu, if unshare { entry } else { writable });
         if let Some(old) = old {
             page_remove_rmap(cpu, old, false);
         }
@@ -230,7 +328,7 @@ fn wp_page_copy(
     if let Some(old) = old {
         put_page(cpu, old);
     }
-    if copied { VmFault::WRITE } else { VmFault::empty() }
+    if copied { cow_broken(cpu) } else { VmFault::empty() }
 }
 
 /// Copies the contents of a page. C: copy_highpage(), linux/highmem.h
@@ -241,19 +339,15 @@ pub(crate) fn copy_highpage(cpu: &Cpu, to: Page, from: Page) {
 
 /// Unmaps a range of one VMA. C: unmap_page_range(), mm/memory.c
 pub(crate) fn zap_page_range(cpu: &Cpu, vma: &Vma, start: u64, end: u64) {
-    if vma.is_hugetlb() {
-        unmap_hugepage_range(cpu, vma, start, end);
-        return;
-    }
     let mut addr = start;
     while addr < end {
         let next = pmd_addr_end(addr, end);
         if let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) {
             let pmd = pmdp.read(cpu);
-            if pmd.trans_huge() && next - addr == PMD_SIZE {
+            if pmd.is_swap_or_trans_huge() && next - addr == PMD_SIZE {
                 zap_huge_pmd(cpu, pmdp);
             } else {
-                if pmd.trans_huge() {
+                if pmd.is_swap_or_trans_huge() {
                     split_huge_pmd(cpu, vma, pmdp);
                 }
                 zap_pte_range(cpu, pmdp, addr, next);
@@ -322,6 +416,9 @@ pub fn user_access(cpu: &Cpu, mm: MmId, addr: u64, write: bool) -> Result<Page, 
             return Err(Errno::EFAULT);
         };
         let ret = handle_mm_fault(cpu, &vma, addr, flags);
+        if ret.contains(VmFault::COMPLETED) {
+            continue;
+        }
         if ret.contains(VmFault::RETRY) {
             flags |= FaultFlag::TRIED;
             continue;

@@ -4,7 +4,9 @@
 //! Duplicated: a page moves only if, once all its mappings are migration
 //! entries, nobody but the isolation and the page cache holds a reference (a
 //! page of a file is frozen then, and its place in the cache goes to the new
-//! page); secret memory is never moved; the return value (the
+//! page); on v6.12 it does not come so far if it is exclusive and may be
+//! pinned, and a large one is frozen for a moment before it moves; secret
+//! memory is never moved; the return value (the
 //! number of pages that failed, or −ENOMEM at once if a small page has no
 //! target); a THP without a target is split and its parts move one by one;
 //! failed pages stay on the list. Customised: 3 passes instead of 10, as
@@ -17,15 +19,16 @@ use super::limits::MAX_CALL_PAGES;
 use super::lru::{isolate_lru_page, putback_lru_page};
 use super::memory::copy_highpage;
 use super::page::{
-    Mapping, Page, compound_head, compound_nr, compound_order, page_anon, page_count, page_file,
-    page_is_file_lru, page_ref_freeze, page_ref_unfreeze, put_page, thp_nr_pages, trylock_page,
-    unlock_page,
+    Mapping, Page, compound_head, compound_nr, compound_order, page_anon, page_compound,
+    page_count, page_file, page_is_file_lru, page_ref_freeze, page_ref_unfreeze, put_page,
+    thp_nr_pages, trylock_page, unlock_page,
 };
 use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
 use super::vmstat::{NodeStat, mod_node_page_state};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{Gfp, Pg};
+use crate::history::Base;
 
 /// Attempts for a page that is busy. The kernel makes 10.
 const PASSES: u32 = 3;
@@ -203,27 +206,38 @@ fn done_with(cpu: &Cpu, page: Page, nr: u64) {
     put_page(cpu, page);
 }
 
-/// C: __unmap_and_move(), move_to_new_page(), migrate_page_move_mapping()
+/// C: __unmap_and_move(); on v6.12 migrate_folio_unmap(), migrate_folio_move()
 fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
     if !trylock_page(cpu, page) {
         return Err(Errno::EAGAIN);
     }
     let place = RmapPlace::of(cpu, page);
-    try_to_migrate(cpu, page, Unmap::Whole);
-    let moved = move_to_new_page(cpu, page, new, nr);
+    let moved = if try_to_migrate(cpu, page, Unmap::Whole) {
+        move_to_new_page(cpu, page, new, nr)
+    } else {
+        Err(Errno::EAGAIN)
+    };
     let at = if moved.is_ok() { new } else { page };
-    remove_migration_ptes(cpu, page, at, place, nr);
+    remove_migration_ptes(cpu, page, at, place, nr, false);
     unlock_page(cpu, page);
     moved
 }
 
-/// C: move_to_new_page(), migrate_page(), migrate_page_move_mapping()
+/// C: move_to_new_page(), migrate_page(), migrate_page_move_mapping(); on
+/// v6.12 move_to_new_folio(), __migrate_folio(), __folio_migrate_mapping()
 fn move_to_new_page(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
     let Some(file) = page_file(cpu, page) else {
         // Anonymous and not in the swap cache: the isolation's reference is
         // all that may be left.
         if page_count(cpu, page) != 1 {
             return Err(Errno::EAGAIN);
+        }
+        if cpu.since(Base::V6_12) && page_compound(cpu, page) {
+            // C: __folio_migrate_mapping(), to take it off the split queue
+            if !page_ref_freeze(cpu, page, 1) {
+                return Err(Errno::EAGAIN);
+            }
+            page_ref_unfreeze(cpu, page, 1);
         }
         migrate_page_copy(cpu, page, new, nr);
         return Ok(());
@@ -248,7 +262,9 @@ fn migrate_page_copy(cpu: &Cpu, page: Page, new: Page, nr: u64) {
     let (from, to) = (cpu.world.frame(page), cpu.world.frame(new));
     to.mapping.set(from.mapping.read());
     to.index.set(from.index.read());
-    let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED;
+    // A mark of exclusivity that is left is that of a first page which nobody
+    // maps any more; the kernel copies it, too.
+    let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::ANON_EXCLUSIVE;
     to.flags.or(Pg::from_bits_retain(from.flags.read() as u32).intersection(keep).bits());
     for i in 0..nr {
         copy_highpage(cpu, new.nth(i), page.nth(i));

@@ -2,8 +2,9 @@
 //! mmap(), munmap(), mprotect(), madvise(), exit.
 //!
 //! Duplicated: what mprotect() does to entries (the write bit is taken at
-//! once and comes back only by a fault); VMAs split at the borders of a
-//! change; MADV_DONTNEED under mmap_lock held for reading; a shared mapping
+//! once and comes back only by a fault; on v6.12 at once where the page is
+//! exclusive); VMAs split at the borders of a change; MADV_DONTNEED under
+//! mmap_lock held for reading; a shared mapping
 //! whose stores must be noticed gets its write bits by faults alone.
 //! Customised: VMAs
 //! never merge; a fixed address that is taken is refused
@@ -16,8 +17,8 @@
 
 use super::cpu::Cpu;
 use super::filemap::File;
+use super::folio::page_anon_exclusive;
 use super::huge_memory::{change_huge_pmd, split_huge_pmd};
-use super::hugetlb;
 use super::limits::{MAX_VMAS, PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::lru_add_drain;
 use super::memory::zap_page_range;
@@ -25,7 +26,7 @@ use super::mm::{
     self, Backing, MmId, Vma, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock,
     vma_at,
 };
-use super::page::{Mapping, get_page, put_page};
+use super::page::{Mapping, get_page, page_anon, put_page};
 use super::pgtable::{
     PmdPtr, Pte, free_pte_range, free_upper_tables, mm_find_pmd, pgd_alloc, pmd_addr_end,
     pmd_alloc, pte_alloc, pte_offset_map_lock, pte_unmap_unlock,
@@ -128,14 +129,13 @@ pub struct FileMap {
     pub shared: bool,
     /// Of what.
     pub file: File,
-    /// From which of its own pages on.
+    /// From which of its pages on.
     pub pgoff: u8,
 }
 
 impl FileMap {
     fn vm_flags(self) -> VmFlags {
-        let mut may = VmFlags::MAYREAD | VmFlags::MAYWRITE;
-        may.set(VmFlags::HUGETLB, self.file.is_hugetlb());
+        let may = VmFlags::MAYREAD | VmFlags::MAYWRITE;
         if self.shared { may | VmFlags::SHARED | VmFlags::MAYSHARE } else { may }
     }
 }
@@ -168,10 +168,8 @@ pub fn mmap(
 /// mmap() of file_operations
 ///
 /// # Errors
-/// `EINVAL` outside the address space, for private secret memory, for what
-/// does not fit the page size of the file, and for hugetlbfs on v5.15;
-/// `EEXIST` if something is there, `ENOMEM` if there are too many mappings or
-/// if the file would have to become too long.
+/// `EINVAL` outside the address space and for private secret memory,
+/// `EEXIST` if something is there, `ENOMEM` if there are too many mappings.
 pub fn mmap_file(
     cpu: &Cpu,
     mm: MmId,
@@ -185,24 +183,8 @@ pub fn mmap_file(
         return Err(Errno::EINVAL);
     }
     let flags = prot.vm_flags() | map.vm_flags();
-    let pgoff = u64::from(map.pgoff) << map.file.order();
-    if map.file.is_hugetlb() {
-        // C: prepare_hugepage_range(), hugetlbfs_file_mmap()
-        let fits = |n: u64| n.is_multiple_of(map.file.page_size());
-        if !cpu.since(Base::V6_12) || !fits(addr) || !fits(pages * PAGE_SIZE) {
-            return Err(Errno::EINVAL);
-        }
-        if prot == Prot::ReadWrite {
-            hugetlb::grow(cpu, map.file, pgoff + pages)?;
-        }
-    }
-    let backing = Backing::new(map.file, pgoff);
-    mmap_region(cpu, mm, addr, pages, flags, backing, |vma| {
-        if vma.is_hugetlb() {
-            hugetlb::make_room(cpu, vma);
-        }
-        Ok(())
-    })
+    let backing = Backing::new(map.file, map.pgoff.into());
+    mmap_region(cpu, mm, addr, pages, flags, backing, |_| Ok(()))
 }
 
 /// C: mmap_region(), mm/mmap.c
@@ -312,17 +294,12 @@ fn free_pgtables(cpu: &Cpu, vma: &Vma) {
 /// C: split_vma(), mm/mmap.c
 fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
     for at in [start, end] {
-        if mm::vma_lookup(cpu, mm, at).is_some_and(|v| !hugetlb::may_split(&v, at)) {
-            return Err(Errno::EINVAL);
-        }
-    }
-    for at in [start, end] {
         let Some(v) = mm::vmas(cpu, mm).find(|v| v.start < at && at < v.end) else { continue };
         let slot = free_slot(cpu, mm).ok_or(Errno::ENOMEM)?;
         // C: vma_adjust_trans_huge()
         if at & (PMD_SIZE - 1) != 0
             && let Some(pmdp) = mm_find_pmd(cpu, mm, at)
-            && pmdp.read(cpu).trans_huge()
+            && pmdp.read(cpu).is_swap_or_trans_huge()
         {
             split_huge_pmd(cpu, &v, pmdp);
         }
@@ -337,8 +314,8 @@ fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
 /// C: __do_munmap(), mm/mmap.c
 ///
 /// # Errors
-/// `EINVAL` outside the address space and for part of a huge page of
-/// hugetlbfs, `ENOMEM` if there are too many mappings.
+/// `EINVAL` outside the address space, `ENOMEM` if there are too many
+/// mappings.
 pub fn munmap(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
     let end = addr + pages * PAGE_SIZE;
     if pages == 0 || end > TASK_SIZE {
@@ -394,22 +371,18 @@ fn mprotect_locked(cpu: &Cpu, mm: MmId, start: u64, end: u64, prot: Prot) -> Res
 
 /// C: change_protection(), mm/mprotect.c
 fn change_protection(cpu: &Cpu, vma: &Vma) {
-    if vma.is_hugetlb() {
-        hugetlb::hugetlb_change_protection(cpu, vma);
-        return;
-    }
     let mut addr = vma.start;
     while addr < vma.end {
         let next = pmd_addr_end(addr, vma.end);
         let pmdp = mm_find_pmd(cpu, vma.mm, addr);
         if let Some(pmdp) = pmdp {
             let pmd = pmdp.read(cpu);
-            if pmd.trans_huge() && next - addr == PMD_SIZE {
+            if pmd.is_swap_or_trans_huge() && next - addr == PMD_SIZE {
                 change_huge_pmd(cpu, pmdp, vma.flags);
                 addr = next;
                 continue;
             }
-            if pmd.trans_huge() {
+            if pmd.is_swap_or_trans_huge() {
                 split_huge_pmd(cpu, vma, pmdp);
             }
             change_pte_range(cpu, vma, pmdp, addr, next);
@@ -424,29 +397,51 @@ fn change_pte_range(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, start: u64, end: u64) {
     if pmd.bad() {
         return;
     }
+    let upgrade = vma_wants_manual_pte_write_upgrade(cpu, vma.flags);
     let (first, ptl) = pte_offset_map_lock(cpu, pmd, start);
     let mut ptep = first;
     for _ in 0..(end - start) / PAGE_SIZE {
-        if ptep.read(cpu).present() {
+        let old = ptep.read(cpu);
+        if old.present() {
             let mut pte = ptep.get_and_clear(cpu).modify(vma.page_prot());
             // A dirty page's file system knows already.
             // C: dirty_accountable; can_change_shared_pte_writable()
-            if vma.needs_dirty_tracking() && pte.dirty() {
+            if vma.needs_dirty_tracking() && pte.dirty()
+                || upgrade && !pte.write() && can_change_pte_writable(cpu, pte)
+            {
                 pte = pte.mkwrite();
             }
             ptep.set(cpu, pte);
+        } else if old.is_migration() && old.migration_write() {
+            // What was exclusive stays so where the base knows the word.
+            let new = cpu.since(Base::V6_12);
+            ptep.set(cpu, if new { old.migration_wrprotect() } else { old.migration_share() });
         }
         ptep = ptep.next();
     }
     pte_unmap_unlock(cpu, first, ptl);
 }
 
+/// Whether entries of a VMA with these flags must be looked at one by one to
+/// find those that may be writable: of a private writable one.
+/// C: vma_wants_manual_pte_write_upgrade(), linux/mm.h, v6.12
+pub(crate) fn vma_wants_manual_pte_write_upgrade(cpu: &Cpu, flags: VmFlags) -> bool {
+    cpu.since(Base::V6_12) && flags.contains(VmFlags::WRITE) && !flags.contains(VmFlags::SHARED)
+}
+
+/// Whether an entry of a private writable VMA may be writable: a write fault
+/// would make it so without further questions.
+/// C: can_change_pte_writable(), mm/mprotect.c, v6.12
+pub(crate) fn can_change_pte_writable(cpu: &Cpu, pte: Pte) -> bool {
+    let page = pte.pfn();
+    !pte.protnone() && !pte.special() && page_anon(cpu, page) && page_anon_exclusive(cpu, page)
+}
+
 /// C: madvise_dontneed_single_vma(), mm/madvise.c
 ///
 /// # Errors
 /// `ENOMEM` if part of the range is not mapped, `EINVAL` for raw frame
-/// numbers, from within a page of hugetlbfs on, and outside the address
-/// space.
+/// numbers and outside the address space.
 pub fn madvise_dontneed(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
     let end = addr + pages * PAGE_SIZE;
     if pages == 0 || end > TASK_SIZE {
@@ -466,12 +461,7 @@ pub fn madvise_dontneed(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<()
             ret = Err(Errno::EINVAL);
             break;
         }
-        // C: madvise_dontneed_free_valid_vma(): whole huge pages only
-        if !hugetlb::may_split(&v, at) {
-            ret = Err(Errno::EINVAL);
-            break;
-        }
-        zap_page_range(cpu, &v, at, hugetlb::align_down(&v, v.end.min(end)));
+        zap_page_range(cpu, &v, at, v.end.min(end));
         at = v.end;
     }
     mmap_read_unlock(cpu, mm);

@@ -15,7 +15,6 @@ pub mod filemap;
 pub mod folio;
 pub mod fork;
 pub mod huge_memory;
-pub mod hugetlb;
 pub mod limits;
 pub mod lru;
 pub mod memory;

@@ -2,8 +2,9 @@
 //! Page frames: struct page and the helpers around it.
 //!
 //! Duplicated: the reference count with its freezing, add-unless-zero and
-//! saturation tests; compound pages; the pin count of pages of order > 1;
-//! page_maybe_dma_pinned(); is_pinnable_page(). Customised: mapcounts start
+//! saturation tests; compound pages; their pin count, from the order on that
+//! the base has it for; page_maybe_dma_pinned(); is_pinnable_page();
+//! PageAnonExclusive(). Customised: mapcounts start
 //! at 0 instead of −1; PMD mappings are counted on the head alone (no
 //! double-map trick); the contents of a page are one data token; an epoch
 //! counts how often the frame was allocated. Stubbed: memory cgroups,
@@ -223,15 +224,16 @@ pub fn thp_nr_pages(cpu: &Cpu, page: Page) -> u64 {
     compound_nr(cpu, page)
 }
 
-/// Whether the page has a pin count of its own: a compound page of order > 1.
-/// C: hpage_pincount_available(), linux/mm.h
+/// Whether the page has a pin count of its own: a compound page of order > 1,
+/// since v5.19 of any order.
+/// C: hpage_pincount_available(), folio_has_pincount(), linux/mm.h
 #[inline]
 pub fn hpage_pincount_available(cpu: &Cpu, page: Page) -> bool {
     if cpu.has(Defect::BiasOnCompound) {
         return false;
     }
     let head = compound_head(cpu, page);
-    page_compound(cpu, head) && compound_order(cpu, head) > 1
+    page_compound(cpu, head) && compound_order(cpu, head) >= cpu.kernel.pincount_order()
 }
 
 /// C: compound_pincount(), linux/mm.h
@@ -371,7 +373,8 @@ pub fn put_page(cpu: &Cpu, page: Page) {
 }
 
 /// Whether somebody may have pinned the page; small pages answer yes for
-/// 1024 plain references, too. C: page_maybe_dma_pinned(), linux/mm.h
+/// 1024 plain references, too.
+/// C: page_maybe_dma_pinned(), folio_maybe_dma_pinned(), linux/mm.h
 pub fn page_maybe_dma_pinned(cpu: &Cpu, page: Page) -> bool {
     if hpage_pincount_available(cpu, page) {
         return compound_pincount(cpu, page) > 0;
@@ -445,6 +448,16 @@ pub(crate) fn set_flag(cpu: &Cpu, page: Page, flag: Pg) {
 pub(crate) fn clear_flag(cpu: &Cpu, page: Page, flag: Pg) {
     cpu.step(StepKind::FlagSet, page.0.into(), -i64::from(flag.bits()));
     frame(cpu, page).flags.and_not(flag.bits());
+}
+
+/// C: SetPageAnonExclusive(), linux/page-flags.h
+pub(crate) fn set_page_anon_exclusive(cpu: &Cpu, page: Page) {
+    set_flag(cpu, page, Pg::ANON_EXCLUSIVE);
+}
+
+/// C: ClearPageAnonExclusive(), linux/page-flags.h
+pub(crate) fn clear_page_anon_exclusive(cpu: &Cpu, page: Page) {
+    clear_flag(cpu, page, Pg::ANON_EXCLUSIVE);
 }
 
 /// C: PageDirty(), linux/page-flags.h
@@ -556,6 +569,12 @@ pub(crate) fn mapcount_of(cpu: &Cpu, head: Page) -> i32 {
 fn mapcounts(cpu: &Cpu, head: Page, nr: u64) -> i32 {
     let whole = frame(cpu, head).compound_mapcount.read();
     (0..nr).fold(whole, |n, i| n + frame(cpu, head.nth(i)).mapcount.read())
+}
+
+/// The contents of a page. C: kmap_local_page() and a load
+pub(crate) fn page_contents(cpu: &Cpu, page: Page) -> u64 {
+    cpu.step(StepKind::Data, page.0.into(), 0);
+    frame(cpu, page).data.read()
 }
 
 /// Makes the page's contents reachable for the kernel and for devices; some

@@ -6,8 +6,7 @@
 //! is invalidated); one lock for each table; freeing a table waits until no
 //! CPU is in an interrupts-off section. Customised: tables come from an arena
 //! of their own and hold few entries; swap entries are migration entries
-//! only; the lock of a PUD table stands for mm->page_table_lock. Stubbed:
-//! TLBs, hugepd.
+//! only. Stubbed: TLBs, 1 GiB leaves, hugepd.
 
 use super::compare::words;
 use super::cpu::{Cpu, Event, FailSite};
@@ -34,6 +33,9 @@ const SPECIAL: u64 = 1 << 9;
 const MIGRATION: u64 = 1 << 10;
 /// A migration entry of a writable mapping.
 const MIGRATION_WRITE: u64 = 1 << 11;
+/// A migration entry of a mapping that could not be written through, of a
+/// page that is exclusive all the same. Never beside [`MIGRATION_WRITE`].
+const MIGRATION_EXCLUSIVE: u64 = 1 << 2;
 const FLAGS: u64 = (1 << PAGE_SHIFT) - 1;
 const TABLE: u64 = PRESENT | RW | ACCESSED | DIRTY;
 /// The most entries a table has.
@@ -122,7 +124,7 @@ impl Slot {
 }
 
 macro_rules! level {
-    ($(#[$doc:meta])* $value:ident, $ptr:ident, $kind:ident, $present:expr) => {
+    ($(#[$doc:meta])* $value:ident, $ptr:ident, $kind:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub struct $value(pub u64);
@@ -170,11 +172,9 @@ macro_rules! level {
             pub fn none(self) -> bool {
                 self.0 == 0
             }
-            /// Something there. At the two lowest levels PROT_NONE entries
-            /// count, and of the PMDs invalidated huge ones, too; a PROT_NONE
-            /// leaf in a PUD does not.
+            /// Something there; PROT_NONE and invalidated huge entries, too.
             pub fn present(self) -> bool {
-                self.0 & ($present) != 0
+                self.0 & (PRESENT | PROTNONE | PSE) != 0
             }
             /// Not a pointer to a table.
             pub fn bad(self) -> bool {
@@ -186,23 +186,23 @@ macro_rules! level {
 
 level!(
     /// C: pgd_t
-    Pgd, PgdPtr, TableRead, PRESENT
+    Pgd, PgdPtr, TableRead
 );
 level!(
     /// C: p4d_t; with the folded P4D it is the PGD's entry.
-    P4d, P4dPtr, TableRead, PRESENT
+    P4d, P4dPtr, TableRead
 );
 level!(
     /// C: pud_t
-    Pud, PudPtr, TableRead, PRESENT
+    Pud, PudPtr, TableRead
 );
 level!(
     /// C: pmd_t
-    Pmd, PmdPtr, TableRead, PRESENT | PROTNONE | PSE
+    Pmd, PmdPtr, TableRead
 );
 level!(
     /// C: pte_t
-    Pte, PtePtr, PteRead, PRESENT | PROTNONE
+    Pte, PtePtr, PteRead
 );
 
 macro_rules! points_to_table {
@@ -252,22 +252,41 @@ macro_rules! leaf {
             pub fn is_migration(self) -> bool {
                 !self.present() && self.0 & MIGRATION != 0
             }
-            /// The migration entry that stands for this entry.
+            /// The migration entry that stands for this entry: writable,
+            /// readable but exclusive, or readable; with or without the young
+            /// and dirty bits. PROT_NONE survives in the VMA.
+            /// C: make_*_migration_entry(), linux/swapops.h
             #[must_use]
-            pub fn to_migration(self) -> Self {
-                let write = if self.write() { MIGRATION_WRITE } else { 0 };
-                // Young and dirty survive in the page, PROT_NONE in the VMA.
-                $value(self.0 & !FLAGS | MIGRATION | write)
+            pub fn to_migration(self, exclusive: bool, keep_ad: bool) -> Self {
+                let kind = match (self.write(), exclusive) {
+                    (true, _) => MIGRATION_WRITE,
+                    (false, true) => MIGRATION_EXCLUSIVE,
+                    (false, false) => 0,
+                };
+                let ad = if keep_ad { self.0 & (ACCESSED | DIRTY) } else { 0 };
+                $value(self.0 & !FLAGS | MIGRATION | kind | ad)
             }
             /// A migration entry of a writable mapping.
+            /// C: is_writable_migration_entry(), linux/swapops.h
             pub fn migration_write(self) -> bool {
                 self.0 & MIGRATION_WRITE != 0
+            }
+            /// A migration entry of a page that may be shared.
+            /// C: is_readable_migration_entry(), linux/swapops.h
+            pub fn migration_shared(self) -> bool {
+                self.0 & (MIGRATION_WRITE | MIGRATION_EXCLUSIVE) == 0
             }
             /// The same migration entry, for a page that is shared from now
             /// on. C: make_readable_migration_entry(), linux/swapops.h
             #[must_use]
             pub fn migration_share(self) -> Self {
-                $value(self.0 & !MIGRATION_WRITE)
+                $value(self.0 & !(MIGRATION_WRITE | MIGRATION_EXCLUSIVE))
+            }
+            /// The same migration entry, to come back read-only.
+            /// C: make_readable_exclusive_migration_entry()
+            #[must_use]
+            pub fn migration_wrprotect(self) -> Self {
+                $value(self.0 & !MIGRATION_WRITE | MIGRATION_EXCLUSIVE)
             }
             /// C: *_mkwrite()
             #[must_use]
@@ -314,7 +333,6 @@ macro_rules! leaf {
 }
 leaf!(Pte);
 leaf!(Pmd);
-leaf!(Pud);
 
 /// The protection bits of a VMA: a private mapping never starts writable.
 /// C: vm_get_page_prot(), mm/mmap.c
@@ -348,11 +366,6 @@ impl Pte {
     pub fn devmap(self) -> bool {
         false
     }
-    /// The same entry in a PMD or PUD. C: pte_mkhuge()
-    #[must_use]
-    pub(crate) fn mkhuge(self) -> Pte {
-        Pte(self.0 | PSE)
-    }
 }
 
 impl Pmd {
@@ -368,6 +381,14 @@ impl Pmd {
     pub fn leaf(self) -> bool {
         self.0 & PSE != 0
     }
+    /// A THP, or one under migration. C: is_swap_pmd() || pmd_trans_huge()
+    pub(crate) fn is_swap_or_trans_huge(self) -> bool {
+        self.trans_huge() || self.is_migration()
+    }
+    /// Of a THP's migration entry, that of its `i`th page.
+    pub fn migration_of_page(self, i: u64) -> Pte {
+        Pte(self.0 + (i << PAGE_SHIFT))
+    }
     /// A huge leaf as hugetlbfs makes them: any leaf that is not a table.
     /// C: pmd_huge(), arch/x86/mm/hugetlbpage.c
     pub fn huge(self) -> bool {
@@ -380,10 +401,21 @@ impl Pmd {
 }
 
 impl Pud {
-    /// Maps a page of PUD size. C: pud_leaf(), pud_huge(), on x86
-    #[doc(alias = "pud_huge")]
+    /// C: pud_huge(); there are no 1 GiB leaves yet.
+    pub fn huge(self) -> bool {
+        false
+    }
+    /// C: pud_leaf(); there are no 1 GiB leaves yet.
     pub fn leaf(self) -> bool {
-        self.0 & PSE != 0
+        false
+    }
+    /// C: pud_write(), for leaves.
+    pub fn write(self) -> bool {
+        self.0 & RW != 0
+    }
+    /// C: pud_access_permitted(), for leaves.
+    pub fn access_permitted(self, write: bool) -> bool {
+        self.0 & PRESENT != 0 && (!write || self.write())
     }
     /// C: pud_devmap(); there is no device memory yet.
     pub fn devmap(self) -> bool {
@@ -391,18 +423,7 @@ impl Pud {
     }
 }
 
-impl PudPtr {
-    /// The same place, for an entry of hugetlbfs. C: (pte_t *)pud
-    pub(crate) fn as_pte(self) -> PtePtr {
-        PtePtr(self.0)
-    }
-}
-
 impl PmdPtr {
-    /// The same place, for an entry of hugetlbfs. C: (pte_t *)pmd
-    pub(crate) fn as_pte(self) -> PtePtr {
-        PtePtr(self.0)
-    }
     /// Makes a huge entry invalid for the hardware while it still counts as a
     /// huge entry for everyone who looks; returns what it was.
     /// C: pmdp_invalidate(), mm/pgtable-generic.c
@@ -511,19 +532,6 @@ pub fn pmd_lock(cpu: &Cpu, pmdp: PmdPtr) -> Ptl {
     ptl
 }
 
-/// C: pud_lock(), linux/mm.h
-pub fn pud_lock(cpu: &Cpu, pudp: PudPtr) -> Ptl {
-    huge_pte_lock(cpu, pudp.as_pte())
-}
-
-/// Locks the table that an entry of hugetlbfs is in.
-/// C: huge_pte_lock(), linux/hugetlb.h
-pub(crate) fn huge_pte_lock(cpu: &Cpu, ptep: PtePtr) -> Ptl {
-    let ptl = Ptl(ptep.0.table);
-    spin_lock(cpu, ptl);
-    ptl
-}
-
 /// Locks the table that `pmd` points to. C: pte_offset_map_lock(), linux/mm.h
 pub fn pte_offset_map_lock(cpu: &Cpu, pmd: Pmd, addr: u64) -> (PtePtr, Ptl) {
     let ptl = Ptl(pmd.table());
@@ -606,9 +614,9 @@ fn install(cpu: &Cpu, slot: Slot, empty: impl Fn() -> bool, link: impl Fn(u16)) 
     Some(())
 }
 
-/// The PUD slot for `addr`, with its table made as needed; `None` if it could
-/// not be had. C: pud_alloc(), mm/memory.c
-pub(crate) fn pud_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PudPtr> {
+/// The PMD slot for `addr`, with the tables above it made as needed; `None`
+/// if one could not be had. C: pud_alloc(), pmd_alloc(), mm/memory.c
+pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
     let p4dp = p4d_offset(pgd_offset(cpu, mm, addr));
     let mut p4d = p4dp.read(cpu);
     if p4d.none() {
@@ -616,13 +624,7 @@ pub(crate) fn pud_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PudPtr> {
         install(cpu, p4dp.0, || p4dp.read(cpu).none(), link)?;
         p4d = p4dp.read(cpu);
     }
-    Some(pud_offset(p4d, addr))
-}
-
-/// The PMD slot for `addr`, with the tables above it made as needed; `None`
-/// if one could not be had. C: pmd_alloc(), mm/memory.c
-pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
-    let pudp = pud_alloc(cpu, mm, addr)?;
+    let pudp = pud_offset(p4d, addr);
     let mut pud = pudp.read(cpu);
     if pud.none() {
         let link = |table| pudp.set(cpu, Pud::to_table(table));
@@ -663,25 +665,7 @@ pub fn mm_find_pmd(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
         return None;
     }
     let pud = pud_offset(p4d, addr).read(cpu);
-    (!pud.bad()).then(|| pmd_offset(pud, addr))
-}
-
-/// The PUD slot for `addr` if its table exists.
-/// C: the head of huge_pte_offset(), mm/hugetlb.c
-pub(crate) fn mm_find_pud(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PudPtr> {
-    let p4d = p4d_offset(pgd_offset(cpu, mm, addr)).read(cpu);
-    p4d.present().then(|| pud_offset(p4d, addr))
-}
-
-/// Frees the PMD table under a PUD, if there is one. All its entries must be
-/// empty. C: free_pmd_range(), mm/memory.c
-pub(crate) fn free_pmd_range(cpu: &Cpu, pudp: PudPtr) {
-    let pud = pudp.read(cpu);
-    if pud.bad() {
-        return;
-    }
-    pudp.get_and_clear(cpu);
-    table_free(cpu, pud.table());
+    (!pud.none()).then(|| pmd_offset(pud, addr))
 }
 
 /// Frees the PTE table under a PMD, if there is one. All its entries must be
@@ -717,12 +701,16 @@ pub(crate) fn free_upper_tables(cpu: &Cpu, mm: MmId) {
     pgd.set(0);
 }
 
-/// The PUD slot's value for `addr`, without a step.
+/// The leaf PMD slot's value for `addr`, without a step.
 #[inline]
-fn peek_pud(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Pud> {
+fn peek_pmd(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Pmd> {
     let world = cpu.world;
     let p4d = P4d(p4d_offset(pgd_offset(cpu, mm, addr)).0.word(world).read());
-    (!p4d.none()).then(|| Pud(pud_offset(p4d, addr).0.word(world).read()))
+    if p4d.none() {
+        return None;
+    }
+    let pud = Pud(pud_offset(p4d, addr).0.word(world).read());
+    (!pud.none()).then(|| Pmd(pmd_offset(pud, addr).0.word(world).read()))
 }
 
 /// A leaf entry, as an observer or the hardware sees it.
@@ -737,26 +725,17 @@ pub struct Leaf {
     /// Without a struct page that counts mappings: the zero page, or a raw
     /// frame number.
     pub special: bool,
-    /// In a PMD or PUD: of a THP or of hugetlbfs.
+    /// A PMD-mapped THP.
     pub huge: bool,
 }
 
 /// The leaf that maps an address, PROT_NONE included. Takes no step.
 pub fn leaf_at(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Leaf> {
-    let huge = |first: Page, size: u64, accessible, write| {
-        let page = first.nth(addr % size / PAGE_SIZE);
-        Some(Leaf { page, accessible, write, special: false, huge: true })
-    };
-    let pud = peek_pud(cpu, mm, addr)?;
-    if pud.leaf() {
-        return huge(pud.pfn(), PUD_SIZE, pud.access_permitted(false), pud.write());
-    }
-    if pud.bad() {
-        return None;
-    }
-    let pmd = Pmd(pmd_offset(pud, addr).0.word(cpu.world).read());
-    if pmd.leaf() {
-        return huge(pmd.pfn(), PMD_SIZE, pmd.access_permitted(false), pmd.write());
+    let pmd = peek_pmd(cpu, mm, addr)?;
+    if pmd.trans_huge() {
+        let page = pmd.pfn().nth(index(addr, PAGE_SIZE, PTRS_PER_PTE).into());
+        let accessible = pmd.access_permitted(false);
+        return Some(Leaf { page, accessible, write: pmd.write(), special: false, huge: true });
     }
     if pmd.bad() {
         return None;

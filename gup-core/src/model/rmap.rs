@@ -2,47 +2,146 @@
 //! The reverse map: from a page to the entries that map it.
 //!
 //! Duplicated: which mapcount and reference a mapping holds; migration
-//! entries in place of mappings, and back. Customised: there is no mremap(),
+//! entries in place of mappings, and back; on v6.12 the protocol around
+//! PageAnonExclusive: who sets it, what fork and unmapping must find before
+//! they may take it away, and the barriers that pair with GUP-fast.
+//! Customised: there is no mremap(),
 //! so an anonymous page can only be mapped at the address it was made for,
 //! in the mm that made it or one that fork() copied from it: the walk looks
-//! there in every mm instead of following anon_vma chains; the mappings of a
-//! file are found by looking at every VMA instead of in an interval tree; a
-//! migration entry keeps young and dirty in the page. Stubbed: deferred
-//! splitting, mlock. A driver's pages have no reverse map.
+//! there in every mm, page by page, instead of following anon_vma chains VMA
+//! by VMA; the mappings of a file are found by looking at every VMA instead of
+//! in an interval tree. Stubbed: deferred splitting, mlock. A driver's pages
+//! have no reverse map.
 
 use super::cpu::Cpu;
 use super::filemap::File;
-use super::huge_memory::split_huge_pmd;
+use super::folio::{page_anon_exclusive, smp_mb, smp_mb__after_atomic};
+use super::fork::page_needs_cow_for_dma;
+use super::huge_memory::split_huge_pmd_freeze;
 use super::limits::{HPAGE_PMD_NR, PAGE_SIZE, PMD_SIZE};
 use super::mm::{self, MmId, Vma};
 use super::page::{
-    Mapping, Page, compound_head, compound_nr, get_page, put_page, set_flag, set_page_dirty,
-    total_mapcount,
+    Mapping, Page, clear_page_anon_exclusive, compound_head, compound_nr, get_page, page_anon,
+    page_contents, page_dirty, page_maybe_dma_pinned, put_page, set_flag, set_page_anon_exclusive,
+    set_page_dirty, total_mapcount,
 };
 use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, mm_find_pmd, pmd_lock, pte_offset_map_lock, pte_unmap_unlock,
     spin_unlock,
 };
+use crate::errno::Errno;
 use crate::flags::{Pg, VmFlags};
+use crate::history::Base;
 use crate::step::StepKind;
 
-/// A fresh anonymous page gets its first mapping.
-/// C: page_add_new_anon_rmap(), mm/rmap.c
+/// Whether an anonymous page gets a mapping that is its only one.
+/// C: rmap_t, linux/rmap.h
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rmap {
+    /// It may be shared. C: RMAP_NONE
+    None,
+    /// It is not. C: RMAP_EXCLUSIVE
+    Exclusive,
+}
+
+/// A fresh anonymous page gets its first mapping, and is exclusive to it.
+/// C: page_add_new_anon_rmap(), folio_add_new_anon_rmap(), mm/rmap.c
 pub(crate) fn page_add_new_anon_rmap(cpu: &Cpu, page: Page, addr: u64, compound: bool) {
     let f = cpu.world.frame(page);
     f.mapping.set(Mapping::Anon.word());
     f.index.set((addr / PAGE_SIZE) as i32);
     set_flag(cpu, page, Pg::SWAPBACKED);
     page_dup_rmap(cpu, page, compound);
+    if cpu.since(Base::V6_12) {
+        set_page_anon_exclusive(cpu, page);
+    }
 }
 
-/// One more mapping. C: page_dup_rmap(), page_add_anon_rmap(),
-/// page_add_file_rmap()
+/// One more mapping of an anonymous page that is no longer fresh.
+/// C: page_add_anon_rmap(), folio_add_anon_rmap_pte(),
+/// folio_add_anon_rmap_pmd(), mm/rmap.c
+pub(crate) fn page_add_anon_rmap(cpu: &Cpu, page: Page, compound: bool, rmap: Rmap) {
+    page_dup_rmap(cpu, page, compound);
+    if !cpu.since(Base::V6_12) {
+        return;
+    }
+    if rmap == Rmap::Exclusive {
+        set_page_anon_exclusive(cpu, page);
+    }
+    let head = compound_head(cpu, page);
+    for i in 0..if compound { HPAGE_PMD_NR } else { 1 } {
+        // While a PMD is split there are a PMD and a PTE mapping.
+        let twice = cpu.world.frame(page.nth(i)).mapcount.read() > 1
+            || cpu.world.frame(head).compound_mapcount.read() > 1;
+        let at = "__folio_add_anon_rmap";
+        cpu.warn_on(
+            twice && page_anon_exclusive(cpu, page.nth(i)),
+            at,
+            "an exclusive page is mapped twice",
+        );
+    }
+}
+
+/// fork() shares a mapping of an anonymous page, unless the page is exclusive
+/// and may be pinned. What was shared must not be writable on either side
+/// afterwards. C: folio_try_dup_anon_rmap_pte(), _pmd(), linux/rmap.h, v6.12
+///
+/// # Errors
+/// `EBUSY` if it may not be shared; nothing has changed then.
+pub(crate) fn folio_try_dup_anon_rmap(
+    cpu: &Cpu,
+    page: Page,
+    src: &Vma,
+    compound: bool,
+) -> Result<(), Errno> {
+    let maybe_pinned = page_needs_cow_for_dma(cpu, src, page);
+    if page_anon_exclusive(cpu, page) {
+        if maybe_pinned {
+            return Err(Errno::EBUSY);
+        }
+        clear_page_anon_exclusive(cpu, page);
+    }
+    page_dup_rmap(cpu, page, compound);
+    Ok(())
+}
+
+/// An exclusive page loses its mark, because its only mapping goes away for a
+/// while; not if it may be pinned. The page-table lock is held and the entry
+/// is cleared or invalidated already:
+///
+/// ```text
+///   here                                GUP-fast
+///   (A1) clear the entry                (B1) read the entry
+///   (A2) pinned? then put it back       (B2) pin the page
+///   (A3) clear PageAnonExclusive        (B3) entry still the same?
+///   (A4) set an entry, not writable     (B4) not writable: still exclusive?
+/// ```
+///
+/// The first barrier orders (A1) before (A2), against (B2) before (B3) in
+/// try_grab_folio_fast(); the second (A3) before (A4), against (B3) before
+/// (B4) in gup_must_unshare().
+/// C: folio_try_share_anon_rmap_pte(), _pmd(), linux/rmap.h, v6.12
+///
+/// # Errors
+/// `EBUSY` if it may be pinned; it stays exclusive then.
+pub(crate) fn folio_try_share_anon_rmap(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+    smp_mb(cpu);
+    if page_maybe_dma_pinned(cpu, page) {
+        return Err(Errno::EBUSY);
+    }
+    clear_page_anon_exclusive(cpu, page);
+    smp_mb__after_atomic(cpu);
+    Ok(())
+}
+
+/// One more mapping, which says nothing of exclusivity: of an anonymous page
+/// at fork on v5.15, and of any other page.
+/// C: page_dup_rmap(), page_add_file_rmap(), folio_add_file_rmap_pte()
 pub(crate) fn page_dup_rmap(cpu: &Cpu, page: Page, compound: bool) {
     mapcount_add(cpu, page, compound, 1);
 }
 
-/// One mapping less. C: page_remove_rmap(), mm/rmap.c
+/// One mapping less. C: page_remove_rmap(), folio_remove_rmap_pte(), _pmd()
 pub(crate) fn page_remove_rmap(cpu: &Cpu, page: Page, compound: bool) {
     mapcount_add(cpu, page, compound, -1);
 }
@@ -166,8 +265,9 @@ pub(crate) enum Unmap {
 }
 
 /// Replaces every mapping of the compound page of `head` by a migration
-/// entry. C: try_to_migrate(), mm/rmap.c
-pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) {
+/// entry. On v6.12 false, and some mappings are left, if a page is exclusive
+/// and may be pinned. C: try_to_migrate(), mm/rmap.c
+pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
     let place = RmapPlace::of(cpu, head);
     let nr = compound_nr(cpu, head);
     for i in 0..nr {
@@ -176,52 +276,86 @@ pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) {
             let pmd = pmdp.read(cpu);
             if pmd.trans_huge() && pmd.pfn() == head {
                 if how == Unmap::Whole {
-                    set_pmd_migration_entry(cpu, pmdp, head);
+                    if !set_pmd_migration_entry(cpu, pmdp, head) {
+                        return false;
+                    }
                     continue;
                 }
-                split_huge_pmd(cpu, &vma, pmdp);
+                split_huge_pmd_freeze(cpu, &vma, pmdp);
             }
-            unmap_pte(cpu, &vma, addr, head.nth(i));
+            if !unmap_pte(cpu, &vma, addr, head.nth(i)) {
+                return false;
+            }
         }
     }
+    true
 }
 
+/// False if the page may not lose its exclusivity.
 /// C: set_pmd_migration_entry(), mm/huge_memory.c
-fn set_pmd_migration_entry(cpu: &Cpu, pmdp: PmdPtr, head: Page) {
+fn set_pmd_migration_entry(cpu: &Cpu, pmdp: PmdPtr, head: Page) -> bool {
     let ptl = pmd_lock(cpu, pmdp);
     let now = pmdp.read(cpu);
     if !now.trans_huge() || now.pfn() != head {
         spin_unlock(cpu, ptl);
-        return;
+        return true;
     }
     let pmd = pmdp.invalidate(cpu);
+    let exclusive = cpu.since(Base::V6_12) && page_anon_exclusive(cpu, head);
+    if exclusive && folio_try_share_anon_rmap(cpu, head).is_err() {
+        pmdp.set(cpu, pmd);
+        spin_unlock(cpu, ptl);
+        return false;
+    }
     if pmd.dirty() {
         set_page_dirty(cpu, head);
     }
-    pmdp.set(cpu, pmd.to_migration());
+    pmdp.set(cpu, pmd.to_migration(exclusive, cpu.since(Base::V6_12)));
     page_remove_rmap(cpu, head, true);
     put_page(cpu, head);
     spin_unlock(cpu, ptl);
+    true
 }
 
-/// One PTE of try_to_migrate_one().
-fn unmap_pte(cpu: &Cpu, vma: &Vma, addr: u64, page: Page) {
+/// One PTE of try_to_migrate_one(): false if the page may not lose its
+/// exclusivity.
+fn unmap_pte(cpu: &Cpu, vma: &Vma, addr: u64, page: Page) -> bool {
+    let (at, new) = ("try_to_migrate_one", cpu.since(Base::V6_12));
+    let mut done = true;
     with_pte_of(cpu, vma, addr, page, |ptep, _| {
+        let anon = new && page_anon(cpu, page);
+        let exclusive = anon && page_anon_exclusive(cpu, page);
         let pte = ptep.get_and_clear(cpu);
         if pte.dirty() {
             set_page_dirty(cpu, page);
         }
-        ptep.set(cpu, pte.to_migration());
-        page_remove_rmap(cpu, page, false);
-        put_page(cpu, page);
+        cpu.bug_on(anon && pte.write() && !exclusive, at, "pte_write(pteval) && !anon_exclusive");
+        // C: see folio_try_share_anon_rmap_pte(): the entry is cleared first
+        done = !exclusive || folio_try_share_anon_rmap(cpu, page).is_ok();
+        if done {
+            ptep.set(cpu, pte.to_migration(exclusive, new));
+            page_remove_rmap(cpu, page, false);
+            put_page(cpu, page);
+        } else {
+            ptep.set(cpu, pte);
+        }
     });
+    done
 }
 
 /// Replaces every migration entry for the compound page that `old` heads (or
 /// headed, if it was split) by a mapping of the page at the same place in
-/// `new`. `nr` is the number of pages, `place` where `old` was made. C: remove_migration_ptes(),
-/// mm/migrate.c
-pub(crate) fn remove_migration_ptes(cpu: &Cpu, old: Page, new: Page, place: RmapPlace, nr: u64) {
+/// `new`. `nr` is the number of pages, `place` where `old` was made.
+/// `zeropage`: small pages of zeroes are replaced by the zero page instead.
+/// C: remove_migration_ptes(), mm/migrate.c; RMP_USE_SHARED_ZEROPAGE
+pub(crate) fn remove_migration_ptes(
+    cpu: &Cpu,
+    old: Page,
+    new: Page,
+    place: RmapPlace,
+    nr: u64,
+    zeropage: bool,
+) {
     for i in 0..nr {
         for (vma, addr) in rmap_walk(cpu, place, i) {
             let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) else { continue };
@@ -232,7 +366,7 @@ pub(crate) fn remove_migration_ptes(cpu: &Cpu, old: Page, new: Page, place: Rmap
                 }
                 continue;
             }
-            restore_pte(cpu, &vma, pmdp, addr, old.nth(i), new.nth(i));
+            restore_pte(cpu, &vma, pmdp, addr, old.nth(i), new.nth(i), zeropage);
         }
     }
 }
@@ -241,17 +375,35 @@ pub(crate) fn remove_migration_ptes(cpu: &Cpu, old: Page, new: Page, place: Rmap
 fn restore_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, entry: Pmd, new: Page) {
     let ptl = pmd_lock(cpu, pmdp);
     get_page(cpu, new);
-    let mut pmd = Pmd::mk_huge(new, vma.flags).mkold();
+    let mut pmd = Pmd::mk_huge(new, vma.flags);
     if entry.migration_write() {
         pmd = pmd.maybe_mkwrite(vma.flags);
     }
-    page_dup_rmap(cpu, new, true);
+    if !entry.young() {
+        pmd = pmd.mkold();
+    }
+    if entry.dirty() && page_dirty(cpu, new) {
+        pmd = pmd.mkdirty();
+    }
+    page_add_anon_rmap(cpu, new, true, rmap_of(entry.migration_shared()));
     pmdp.set(cpu, pmd);
     spin_unlock(cpu, ptl);
 }
 
+fn rmap_of(shared: bool) -> Rmap {
+    if shared { Rmap::None } else { Rmap::Exclusive }
+}
+
 /// C: remove_migration_pte(), mm/migrate.c
-fn restore_pte(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, old: Page, new: Page) {
+fn restore_pte(
+    cpu: &Cpu,
+    vma: &Vma,
+    pmdp: PmdPtr,
+    addr: u64,
+    old: Page,
+    new: Page,
+    zeropage: bool,
+) {
     let pmd = pmdp.read(cpu);
     if pmd.bad() {
         return;
@@ -259,12 +411,28 @@ fn restore_pte(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, old: Page, new: Pa
     let (ptep, ptl) = pte_offset_map_lock(cpu, pmd, addr);
     let entry = ptep.read(cpu);
     if entry.is_migration() && entry.pfn() == old {
+        // C: try_to_map_unused_to_zeropage()
+        if zeropage && page_contents(cpu, new) == 0 {
+            ptep.set(cpu, Pte::mk(cpu.world.zero_page(), vma.flags).mkspecial());
+            pte_unmap_unlock(cpu, ptep, ptl);
+            return;
+        }
         get_page(cpu, new);
-        let mut pte = Pte::mk(new, vma.page_prot()).mkold();
+        let mut pte = Pte::mk(new, vma.page_prot());
+        if !entry.young() {
+            pte = pte.mkold();
+        }
+        if entry.dirty() && page_dirty(cpu, new) {
+            pte = pte.mkdirty();
+        }
         if entry.migration_write() {
             pte = pte.maybe_mkwrite(vma.flags);
         }
-        page_dup_rmap(cpu, new, false);
+        if cpu.since(Base::V6_12) && page_anon(cpu, new) {
+            page_add_anon_rmap(cpu, new, false, rmap_of(entry.migration_shared()));
+        } else {
+            page_dup_rmap(cpu, new, false);
+        }
         ptep.set(cpu, pte);
     }
     pte_unmap_unlock(cpu, ptep, ptl);

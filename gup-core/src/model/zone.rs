@@ -131,8 +131,7 @@ fn first_fit(mut free: u128, order: u32) -> Option<Page> {
         0 => u128::MAX,
         1 => u128::MAX / 0x3,
         2 => u128::MAX / 0xf,
-        3 => u128::MAX / 0xff,
-        _ => u128::MAX / 0xffff,
+        _ => u128::MAX / 0xff,
     };
     let n = (free & aligned).trailing_zeros();
     (n < 128).then_some(Page(n as u16))
@@ -285,7 +284,9 @@ fn free_pages(cpu: &Cpu, page: Page) {
     f.order.set(0);
     f.mapping.set(Mapping::None.word());
     for i in 1..1 << order {
-        cpu.world.frame(page.nth(i)).compound_head.set(0);
+        let tail = cpu.world.frame(page.nth(i));
+        tail.compound_head.set(0);
+        tail.flags.set(0);
     }
     cpu.world.zone.lock().free |= span(page, order);
 }
