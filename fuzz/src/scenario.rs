@@ -17,7 +17,7 @@ use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
-use gup_core::model::filemap::{FILE_PAGES, File};
+use gup_core::model::filemap::File;
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
@@ -137,7 +137,7 @@ pub enum What {
     Prefer(Prefer),
     /// Which CPU the ops run on from now on.
     Cpu(u8),
-    /// ftruncate(2): a file gets this many pages.
+    /// ftruncate(2): a file gets this many of its own pages.
     Truncate(File, u8),
     /// fsync(2): the dirty pages of a file are written back.
     Fsync(File),
@@ -352,16 +352,16 @@ impl Op {
             34 => What::UnisolateBlock(extra % BLOCKS),
             35 => What::Prefer(Prefer::ALL[pick(Prefer::ALL.len())]),
             36 => What::Cpu(extra % CPUS),
-            48 => What::MmapFile(
-                range,
-                Prot::ALL[usize::from(f0) % Prot::ALL.len()],
-                FileMap {
-                    shared: extra & 1 != 0,
-                    file: decode_file(extra >> 1)?,
-                    pgoff: f1 % FILE_PAGES as u8,
-                },
-            ),
-            49 => What::Truncate(decode_file(extra)?, f0 % (FILE_PAGES as u8 + 1)),
+            48 => {
+                let file = decode_file(extra >> 1)?;
+                let pgoff = f1 % file.max_pages() as u8;
+                let map = FileMap { shared: extra & 1 != 0, file, pgoff };
+                What::MmapFile(range, Prot::ALL[usize::from(f0) % Prot::ALL.len()], map)
+            }
+            49 => {
+                let file = decode_file(extra)?;
+                What::Truncate(file, f0 % (file.max_pages() as u8 + 1))
+            }
             50 => What::Fsync(decode_file(extra)?),
             _ => return None,
         };

@@ -82,6 +82,8 @@ bitflags! {
         const LOCKED = 0x2000;
         /// Memory-mapped I/O.
         const IO = 0x4000;
+        /// A mapping of hugetlbfs.
+        const HUGETLB = 0x40_0000;
         /// May hold struct pages and raw frame numbers.
         const MIXEDMAP = 0x1000_0000;
         /// madvise(MADV_HUGEPAGE).
@@ -111,6 +113,8 @@ bitflags! {
         const SWAPCACHE = 1 << 8;
         /// A page of hugetlbfs; a page type in the kernel.
         const HUGETLB = 1 << 9;
+        /// Of hugetlbfs, in use and not isolated. C: HPG_migratable
+        const HUGETLB_MIGRATABLE = 1 << 10;
     }
 
     /// How a fault is handled. C: FAULT_FLAG_*, linux/mm.h

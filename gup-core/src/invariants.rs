@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::flags::Pg;
 use crate::history::{Base, Kernel};
-use crate::model::filemap::{FILE_PAGES, File};
+use crate::model::filemap::File;
 use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
 use crate::model::mm::{MmId, mm_alive, mmap_lock_holders, vma_lookup};
 use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
@@ -190,7 +190,8 @@ pub fn nothing_left_behind(cpu: &Cpu) -> Result<(), Broken> {
 pub fn page_caches_match(world: &World) -> Result<(), Broken> {
     let rule = "a page in a page cache belongs to that file";
     for &file in File::ALL {
-        for index in 0..FILE_PAGES {
+        let nr = 1 << file.order();
+        for index in (0..file.max_pages() * nr).step_by(nr as usize) {
             let Some(page) = world.cached(file, index) else { continue };
             if world.cache_refs(page) == 0 || world.index_of(page) != index {
                 let what = format!("page {} is not page {index} of {}", page.0, file.name());

@@ -11,7 +11,7 @@ use gup_core::invariants::{
     Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
     page_caches_match,
 };
-use gup_core::model::filemap::{FILE_PAGES, File, evict_inodes, fsync, truncate};
+use gup_core::model::filemap::{File, evict_inodes, fsync, truncate};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::lru::lru_add_drain_all;
@@ -153,7 +153,7 @@ fn beyond_the_end_of_a_file_is_sigbus() {
             assert_eq!(leaf_at(cpu, mm, 3 * PAGE_SIZE), None, "the private copy goes, too");
             assert_eq!(user_load(cpu, mm, 3 * PAGE_SIZE), Err(Errno::EFAULT));
         }
-        truncate(cpu, File::Shmem, FILE_PAGES).unwrap();
+        truncate(cpu, File::Shmem, File::Shmem.max_pages()).unwrap();
         assert_eq!(user_load(cpu, A, 3 * PAGE_SIZE).unwrap().1, 0);
     });
 }
@@ -168,7 +168,7 @@ fn truncation_leaves_a_pinned_page_to_its_pin() {
         assert_eq!(cpu.world.look(page).file, None);
         assert_eq!(cpu.world.look(page).mapcount, 0);
         add_up(cpu, page, 1);
-        truncate(cpu, File::Regular, FILE_PAGES).unwrap();
+        truncate(cpu, File::Regular, File::Regular.max_pages()).unwrap();
         dma_write(cpu, page, 9);
         assert_eq!(user_load(cpu, A, 0).unwrap().1, 0, "another page");
         unpin(cpu, page);

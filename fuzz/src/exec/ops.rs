@@ -250,6 +250,7 @@ impl<S: Subject> Run<'_, S> {
         if done.is_err() {
             return done.into();
         }
+        let size = size << file.order();
         self.ledger.truncate(file, size);
         for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(self.cpu, mm)) {
             for vma in vmas(self.cpu, mm).filter(|v| v.file() == Some(file)) {
@@ -313,7 +314,8 @@ impl<S: Subject> Run<'_, S> {
     fn split_huge_pmd(&mut self, r: Range) -> Outcome {
         let (cpu, addr) = (self.cpu, r.addr());
         let huge = leaf_at(cpu, r.mm, addr).is_some_and(|l| l.huge);
-        let found = vma_lookup(cpu, r.mm, addr).zip(mm_find_pmd(cpu, r.mm, addr));
+        let vma = vma_lookup(cpu, r.mm, addr).filter(|v| !v.is_hugetlb());
+        let found = vma.zip(mm_find_pmd(cpu, r.mm, addr));
         let Some((vma, pmdp)) = found.filter(|_| huge) else {
             return Outcome::Skipped("no PMD-mapped THP there");
         };
@@ -376,6 +378,8 @@ impl<S: Subject> Run<'_, S> {
                 Owner::File(page) => self.ledger.expect_in_file(page),
                 // A driver's, or a file's page that was only read.
                 _ if !self.cpu.world.look(page).anon => continue,
+                // Waiver hugetlb-reuse-by-mapcount.
+                _ if !held.pinned && self.cpu.world.look(page).hugetlb => continue,
                 _ if held.is_tied(i) => self.ledger.expect(held.mm, held.addr_of(i)),
                 _ => Expect::Anything,
             };

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
-use gup_core::model::filemap::{FILE_PAGES, File};
+use gup_core::model::filemap::File;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
@@ -137,14 +137,21 @@ impl Generator {
             _ => Mapped::Kind(Kind::Pfnmap),
         };
         let thp = kind == Mapped::Kind(Kind::AnonThp);
+        let hugetlb = match kind {
+            Mapped::File(map) if map.file.is_hugetlb() => Some(1 << map.file.order()),
+            _ => None,
+        };
         // Huge pages need aligned room; others may start anywhere.
-        let page = if thp || self.rng.bool() {
+        let page = if let Some(size) = hugetlb {
+            self.rng.u8(0..PAGES / size) * size
+        } else if thp || self.rng.bool() {
             self.rng.u8(0..PAGES / 8) * 8
         } else {
             self.rng.u8(0..PAGES)
         };
         let pages = match kind {
             _ if thp => self.pick(&[8, 8, 16]),
+            _ if hugetlb.is_some() => hugetlb.unwrap_or(8).max(self.pick(&[8, 8, 16])),
             Mapped::File(_) => self.rng.u8(1..=4),
             _ if self.rng.bool() => self.rng.u8(1..=3),
             _ => self.rng.u8(1..=MAX_PAGES),
@@ -154,9 +161,13 @@ impl Generator {
     }
 
     fn file_map(&mut self) -> FileMap {
-        let file = self.pick(&[File::Regular, File::Regular, File::Shmem, File::Secretmem]);
+        let small = [File::Regular, File::Regular, File::Shmem, File::Secretmem];
+        let huge = [File::Hugetlb, File::Hugetlb, File::HugetlbPud];
+        let hugetlb = self.base >= Base::V6_12 && self.rng.bool();
+        let file = if hugetlb { self.pick(&huge) } else { self.pick(&small) };
         let shared = self.rng.bool() || file == File::Secretmem;
-        FileMap { shared, file, pgoff: if self.rng.bool() { 0 } else { self.rng.u8(0..3) } }
+        let last = if hugetlb { 1 } else { 2 };
+        FileMap { shared, file, pgoff: if self.rng.bool() { 0 } else { self.rng.u8(0..=last) } }
     }
 
     fn mmap(range: Range, prot: Prot, kind: Mapped) -> What {
@@ -225,11 +236,13 @@ impl Generator {
     }
 
     fn file_work(&mut self) -> What {
-        let file = self.pick(&[File::Regular, File::Shmem]);
+        let files = [File::Regular, File::Shmem, File::Hugetlb, File::HugetlbPud];
+        let file = self.pick(if self.base >= Base::V6_12 { &files } else { &files[..2] });
+        let pages = file.max_pages() as u8;
         match self.rng.u8(0..3) {
             0 => What::Fsync(File::Regular),
-            1 => What::Truncate(file, FILE_PAGES as u8),
-            _ => What::Truncate(file, self.rng.u8(0..4)),
+            1 => What::Truncate(file, pages),
+            _ => What::Truncate(file, self.rng.u8(0..pages.min(4))),
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Spec {
     sure: usize,
     /// What the call says of the first page if that cannot be had.
     refusal: Errno,
+    /// A page may be one of hugetlbfs: no memory is SIGBUS there.
+    hugetlb: bool,
     /// A page that a longterm pin must move has references that forbid it.
     immovable: bool,
     /// A page's count is so high that it must be refused.
@@ -88,6 +90,7 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
         reachable: 0,
         sure: 0,
         refusal: Errno::EFAULT,
+        hugetlb: false,
         immovable: false,
         saturated: false,
     };
@@ -98,13 +101,25 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
     for addr in op.range.addrs() {
         let leaf = leaf_at(cpu, op.range.mm, addr);
         let vma = vma_lookup(cpu, op.range.mm, addr);
+        let cannot_split = |v: &Vma| {
+            let f = op.flags;
+            v.is_hugetlb() && f.contains(Foll::SPLIT_PMD) && !f.contains(Foll::ANON)
+        };
+        if vma.as_ref().is_some_and(cannot_split) {
+            if spec.reachable == 0 {
+                spec.refusal = Errno::EOPNOTSUPP;
+            }
+            break;
+        }
         let Some(vma) = vma.filter(|v| permitted(base, op, v)) else { break };
+        spec.hugetlb |= vma.is_hugetlb();
         let in_file = vma.file().map(|file| (file, vma.page_index(addr)));
         let beyond = in_file.is_some_and(|(file, i)| i >= cpu.world.file_pages(file));
         if beyond {
             break;
         }
-        if let Err(refusal) = reachable(base, op, &vma, leaf) {
+        let cached = in_file.and_then(|(file, i)| cpu.world.cached(file, i));
+        if let Err(refusal) = reachable(base, op, &vma, leaf, cached) {
             if spec.reachable == 0 {
                 spec.refusal = refusal;
             }
@@ -116,7 +131,6 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
         }
         spec.reachable += 1;
         spec.sure += usize::from(sure);
-        let cached = in_file.and_then(|(file, i)| cpu.world.cached(file, i));
         if let Some(page) = leaf.map_or(cached, |l| l.counted(cpu.world)) {
             let head = cpu.world.head_of(page);
             spec.saturated |= cpu.world.refcount(head) <= 0;
@@ -134,7 +148,7 @@ fn permitted(base: Base, op: &CallOp, vma: &Vma) -> bool {
     let has = |flag| vma.flags.contains(flag);
     let forced = f.contains(Foll::FORCE);
     let access = if f.contains(Foll::WRITE) {
-        has(VmFlags::WRITE) || (forced && vma.is_cow_mapping())
+        has(VmFlags::WRITE) || (forced && vma.is_cow_mapping() && !vma.is_hugetlb())
     } else {
         has(VmFlags::READ) || forced
     };
@@ -155,11 +169,21 @@ fn permitted(base: Base, op: &CallOp, vma: &Vma) -> bool {
 ///
 /// # Errors
 /// What the call answers if it is the first.
-fn reachable(base: Base, op: &CallOp, vma: &Vma, leaf: Option<Leaf>) -> Result<(), Errno> {
+fn reachable(
+    base: Base,
+    op: &CallOp,
+    vma: &Vma,
+    leaf: Option<Leaf>,
+    cached: Option<Page>,
+) -> Result<(), Errno> {
+    let f = op.flags;
+    if vma.is_hugetlb() && f.contains(Foll::DUMP) && cached.is_none() {
+        // A core dump takes what is there.
+        return if leaf.is_some() { Ok(()) } else { Err(Errno::EFAULT) };
+    }
     if vma.file().is_some() {
         return Ok(());
     }
-    let f = op.flags;
     let special = leaf.is_some_and(|l| l.special);
     if f.contains(Foll::DUMP) && (leaf.is_none() || special) {
         // A core dump takes what is there, and no zero page. A special page
@@ -222,7 +246,10 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         Ok(n) => n <= spec.reachable && (n >= spec.sure_of(op) || excuse.any()),
         Err(_) if op.call.fast_only() => false,
         Err(Errno::EFAULT) if op.flags.contains(Foll::NOFAULT) => spec.sure == 0,
-        Err(e @ (Errno::EFAULT | Errno::EEXIST)) => spec.reachable == 0 && e == spec.refusal,
+        Err(Errno::EFAULT) if spec.hugetlb && events.contains(Event::ALLOC_FAILED) => true,
+        Err(e @ (Errno::EFAULT | Errno::EEXIST | Errno::EOPNOTSUPP)) => {
+            spec.reachable == 0 && e == spec.refusal
+        }
         Err(Errno::ENOMEM) => excuse.no_memory,
         Err(Errno::EINTR) => excuse.signal,
         Err(Errno::EINVAL) => excuse.arch,

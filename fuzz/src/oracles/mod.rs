@@ -114,4 +114,12 @@ pub const WAIVERS: &[Waiver] = &[
                  next write fault; only FOLL_LONGTERM replaces such pages first \
                  (gup_must_unshare())",
     },
+    Waiver {
+        slug: "hugetlb-reuse-by-mapcount",
+        base: Base::V6_12,
+        oracle: "isolation",
+        reason: "hugetlb_wp() reuses a page that is mapped once, whoever else has a reference: \
+                 a child's get_user_pages() sees what the parent stores after the child \
+                 unmapped; copying could run out of huge pages, says the comment there",
+    },
 ];

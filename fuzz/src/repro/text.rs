@@ -29,7 +29,7 @@ use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::Kernel;
 use gup_core::model::cpu::{Fail, FailSite};
-use gup_core::model::filemap::{FILE_PAGES, File};
+use gup_core::model::filemap::File;
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
@@ -518,8 +518,9 @@ impl<'t> Words<'t> {
             What::Prefer(_) => What::Prefer(self.named("preference", Prefer::ALL, |p| p.name())?),
             What::Cpu(_) => What::Cpu(self.number("a CPU", 0, CPUS - 1)?),
             What::Truncate(..) => {
-                let size = |w: &mut Self| w.number("how many pages", 0, FILE_PAGES as u8);
-                What::Truncate(self.file()?, size(self)?)
+                let file = self.file()?;
+                let pages = self.number("how many pages", 0, file.max_pages() as u8)?;
+                What::Truncate(file, pages)
             }
             What::Fsync(_) => What::Fsync(self.file()?),
         })
@@ -556,7 +557,7 @@ impl<'t> Words<'t> {
         let file = File::ALL.iter().find(|f| f.name() == word(1));
         let Some(&file) = file.filter(|_| shared || word(0) == "private") else { return Ok(None) };
         self.tokens = &self.tokens[2..];
-        let pgoff = self.number("the first page of the file", 0, FILE_PAGES as u8 - 1)?;
+        let pgoff = self.number("the first page of the file", 0, file.max_pages() as u8 - 1)?;
         Ok(Some(FileMap { shared, file, pgoff }))
     }
 

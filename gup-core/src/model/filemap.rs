@@ -6,14 +6,17 @@
 //! mapping gets SIGBUS; truncation, which unmaps first, private copies too,
 //! and does not care who else holds the page; writeback, which write-protects
 //! and cleans the mappings of a file that tracks dirty pages; secret memory
-//! is never from movable memory and never changes its size. Customised: one
-//! file of each kind, of eight pages at most, all zeroes at first; it always
+//! is never from movable memory and never changes its size; mmap() for
+//! writing makes a file of hugetlbfs longer. Customised: one
+//! file of each kind, of few pages, all zeroes at first; it always
 //! exists, and its cache is dropped when the world is torn down; reading from
 //! disk takes no time; fault_around_bytes is one page, so that a fault maps
 //! what it is about. Stubbed: large folios in the page cache, readahead,
 //! reclaim of file pages, swap of shmem, memcg charges, RLIMIT_MEMLOCK.
 
 use super::cpu::Cpu;
+use super::folio::{Folio, folio_put_refs};
+use super::limits::{HPAGE_PMD_ORDER, HPAGE_PUD_NR, HPAGE_PUD_ORDER, PAGE_SIZE};
 use super::lru::lru_cache_add;
 use super::memory::zap_page_range;
 use super::page::{
@@ -38,15 +41,23 @@ pub enum File {
     Shmem,
     /// memfd_secret(2)
     Secretmem,
+    /// A file of hugetlbfs, of pages of PMD size. On v6.12 only: v5.15 is
+    /// built without CONFIG_HUGETLBFS.
+    Hugetlb,
+    /// The same of PUD size.
+    HugetlbPud,
 }
 
-/// The most pages of a file.
-pub const FILE_PAGES: u64 = 8;
+/// The most places of a page cache.
+const CACHE_SLOTS: usize = 8;
+/// The most pages of any file.
+pub const FILE_PAGES: u64 = 2 * HPAGE_PUD_NR;
 
 impl File {
     /// Every file.
     pub const ALL: &'static [File] = &Self::ALL_ARRAY;
-    pub(crate) const ALL_ARRAY: [File; 3] = [File::Regular, File::Shmem, File::Secretmem];
+    pub(crate) const ALL_ARRAY: [File; 5] =
+        [File::Regular, File::Shmem, File::Secretmem, File::Hugetlb, File::HugetlbPud];
     /// How many there are.
     pub const COUNT: usize = Self::ALL_ARRAY.len();
     /// Its name in scenarios.
@@ -55,13 +66,36 @@ impl File {
             File::Regular => "file",
             File::Shmem => "shmem",
             File::Secretmem => "secretmem",
+            File::Hugetlb => "hugetlb",
+            File::HugetlbPud => "hugetlb-pud",
         }
+    }
+    /// log2 of the small pages in one of its pages. C: huge_page_order()
+    #[inline]
+    pub fn order(self) -> u32 {
+        match self {
+            File::Regular | File::Shmem | File::Secretmem => 0,
+            File::Hugetlb => HPAGE_PMD_ORDER,
+            File::HugetlbPud => HPAGE_PUD_ORDER,
+        }
+    }
+    /// In bytes. C: huge_page_size()
+    pub fn page_size(self) -> u64 {
+        PAGE_SIZE << self.order()
+    }
+    /// The most of its own pages that it can have.
+    pub fn max_pages(self) -> u64 {
+        if self.is_hugetlb() { 2 } else { CACHE_SLOTS as u64 }
+    }
+    /// Of hugetlbfs.
+    pub fn is_hugetlb(self) -> bool {
+        self.order() > 0
     }
     /// What its pages are allocated with. C: mapping_gfp_mask()
     fn gfp(self) -> Gfp {
         match self {
-            File::Regular | File::Shmem => GFP_HIGHUSER_MOVABLE,
             File::Secretmem => GFP_USER,
+            _ => GFP_HIGHUSER_MOVABLE,
         }
     }
 }
@@ -76,16 +110,17 @@ pub fn has_page_mkwrite(file: File) -> bool {
 /// The page cache of a file. C: struct address_space, struct inode
 #[derive(Debug)]
 pub(crate) struct AddressSpace {
-    /// In pages. C: inode->i_size
+    /// In small pages. C: inode->i_size
     i_size: Atomic32,
-    /// The frame plus 1; 0: not in the cache. C: mapping->i_pages
-    pages: [Atomic32; FILE_PAGES as usize],
+    /// The head's frame plus 1, by the file's own pages; 0: not in the cache.
+    /// C: mapping->i_pages
+    pages: [Atomic32; CACHE_SLOTS],
 }
 
 impl AddressSpace {
-    pub(crate) fn new(_file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         AddressSpace {
-            i_size: Atomic32::new(FILE_PAGES as i32),
+            i_size: Atomic32::new((file.max_pages() << file.order()) as i32),
             pages: std::array::from_fn(|_| Atomic32::new(0)),
         }
     }
@@ -108,12 +143,13 @@ fn space(world: &World, file: File) -> &AddressSpace {
 }
 
 impl World {
-    /// The page at a place of the page cache, for observers.
+    /// The small page at a place of the page cache, for observers.
     pub fn cached(&self, file: File, index: u64) -> Option<Page> {
-        let slot = space(self, file).pages.get(index as usize)?.read();
-        (slot != 0).then(|| Page((slot - 1) as u16))
+        let slot = space(self, file).pages.get((index >> file.order()) as usize)?.read();
+        let rest = index & ((1 << file.order()) - 1);
+        (slot != 0).then(|| Page((slot - 1) as u16).nth(rest))
     }
-    /// The pages of a file, for observers. C: i_size_read()
+    /// The small pages of a file, for observers. C: i_size_read()
     pub fn file_pages(&self, file: File) -> u64 {
         space(self, file).i_size.read() as u64
     }
@@ -121,39 +157,41 @@ impl World {
     pub(crate) fn index_of(&self, page: Page) -> u64 {
         self.frame(page).index.read() as u64
     }
-    /// References that the page cache holds on a page, for observers.
+    /// References that the page cache holds on a head, for observers: one for
+    /// each small page.
     pub(crate) fn cache_refs(&self, page: Page) -> i32 {
         let f = self.frame(page);
         let Some(file) = Mapping::from_word(f.mapping.read()).file() else { return 0 };
-        i32::from(self.cached(file, self.index_of(page)) == Some(page))
+        let cached = self.cached(file, self.index_of(page)) == Some(page);
+        if cached { 1 << file.order() } else { 0 }
     }
 }
 
-/// The page cache's page, with a reference for the caller.
-/// C: filemap_get_entry(), mm/filemap.c
-fn filemap_get_entry(cpu: &Cpu, file: File, index: u64) -> Option<Page> {
+/// The page cache's page, with a reference for the caller; `index` in small
+/// pages, as everywhere. C: filemap_get_entry(), mm/filemap.c
+pub(crate) fn filemap_get_entry(cpu: &Cpu, file: File, index: u64) -> Option<Page> {
     loop {
         cpu.step(StepKind::CacheRead, file as u32, index as i64);
-        let page = cpu.world.cached(file, index)?;
+        let page = cpu.world.head_of(cpu.world.cached(file, index)?);
         if !page_ref_add_unless_zero(cpu, page, 1) {
             continue;
         }
         cpu.step(StepKind::CacheRead, file as u32, index as i64);
-        if cpu.world.cached(file, index) == Some(page) {
+        if cpu.world.cached(file, index).map(|p| cpu.world.head_of(p)) == Some(page) {
             return Some(page);
         }
         put_page(cpu, page);
     }
 }
 
-/// In pages. C: i_size_read(), linux/fs.h
-fn i_size_read(cpu: &Cpu, file: File) -> u64 {
+/// In small pages. C: i_size_read(), linux/fs.h
+pub(crate) fn i_size_read(cpu: &Cpu, file: File) -> u64 {
     cpu.step(StepKind::CacheRead, file as u32, -1);
     cpu.world.file_pages(file)
 }
 
-/// In pages. C: i_size_write(), linux/fs.h
-fn i_size_write(cpu: &Cpu, file: File, pages: u64) {
+/// In small pages. C: i_size_write(), linux/fs.h
+pub(crate) fn i_size_write(cpu: &Cpu, file: File, pages: u64) {
     cpu.step(StepKind::CacheSet, file as u32, -1);
     space(cpu.world, file).i_size.set(pages as i32);
 }
@@ -161,21 +199,20 @@ fn i_size_write(cpu: &Cpu, file: File, pages: u64) {
 fn cache_set(cpu: &Cpu, file: File, index: u64, page: Option<Page>) {
     cpu.step(StepKind::CacheSet, file as u32, index as i64);
     let word = page.map_or(0, |p| i32::from(p.0) + 1);
-    space(cpu.world, file).pages[index as usize].set_release(word);
+    space(cpu.world, file).pages[(index >> file.order()) as usize].set_release(word);
 }
 
-/// Puts a fresh, locked page into the page cache, which takes a reference.
-/// C: filemap_add_folio(), mm/filemap.c
-fn filemap_add_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
-    page_ref_add(cpu, page, 1);
+/// Puts a fresh, locked page into the page cache, which takes a reference for
+/// each of its small pages. C: __filemap_add_folio(), mm/filemap.c
+pub(crate) fn __filemap_add_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
+    page_ref_add(cpu, page, 1 << file.order());
     let f = cpu.world.frame(page);
     f.mapping.set(Mapping::File(file).word());
     f.index.set(index as i32);
     cache_set(cpu, file, index, Some(page));
-    lru_cache_add(cpu, page);
 }
 
-/// Takes a locked page out of the page cache; the cache's reference becomes
+/// Takes a locked page out of the page cache; the cache's references become
 /// the caller's. C: filemap_remove_folio(), mm/filemap.c
 fn filemap_remove_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
     let mapped = page_mapped(cpu, page);
@@ -186,11 +223,11 @@ fn filemap_remove_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
 }
 
 /// Replaces the page of a cache slot by another, which is not seen by anybody
-/// yet; the cache's reference goes along. The old page is frozen meanwhile.
+/// yet and gets references of the cache. The old page is frozen meanwhile.
 /// C: __folio_migrate_mapping(), mm/migrate.c
 pub(crate) fn replace_page_cache(cpu: &Cpu, file: File, old: Page, new: Page) {
-    let index = cpu.world.frame(old).index.read() as u64;
-    page_ref_add(cpu, new, 1);
+    let index = cpu.world.index_of(old);
+    page_ref_add(cpu, new, 1 << file.order());
     cache_set(cpu, file, index, Some(new));
 }
 
@@ -219,7 +256,8 @@ pub(crate) fn vm_ops_fault(cpu: &Cpu, file: File, index: u64) -> Result<Page, Vm
         if file == File::Shmem {
             set_flag(cpu, page, Pg::SWAPBACKED);
         }
-        filemap_add_folio(cpu, file, index, page);
+        __filemap_add_folio(cpu, file, index, page);
+        lru_cache_add(cpu, page);
         return Ok(page);
     }
 }
@@ -240,7 +278,8 @@ pub(crate) fn page_mkwrite(cpu: &Cpu, file: File, page: Page) -> Result<(), VmFa
 }
 
 /// Unmaps pages of a file wherever they are mapped, from `start` on; private
-/// copies of them, too. C: unmap_mapping_range(even_cows), mm/memory.c
+/// copies of them, too. C: unmap_mapping_range(even_cows), mm/memory.c;
+/// hugetlb_vmdelete_list(), fs/hugetlbfs/inode.c
 fn unmap_mapping_range(cpu: &Cpu, file: File, start: u64) {
     for vma in vmas_of(cpu, file) {
         let first = start.max(vma.backing.pgoff());
@@ -250,15 +289,16 @@ fn unmap_mapping_range(cpu: &Cpu, file: File, start: u64) {
     }
 }
 
-/// Gives a file another size, in pages. C: truncate_setsize(),
-/// shmem_setattr(), secretmem_setattr()
+/// Gives a file another size, in its own pages. C: truncate_setsize(),
+/// shmem_setattr(), secretmem_setattr(), hugetlbfs_setattr()
 ///
 /// # Errors
-/// `EINVAL` for secret memory, and for more than [`FILE_PAGES`].
+/// `EINVAL` for secret memory, and for more than [`File::max_pages`].
 pub fn truncate(cpu: &Cpu, file: File, size: u64) -> Result<(), Errno> {
-    if file == File::Secretmem || size > FILE_PAGES {
+    if file == File::Secretmem || size > file.max_pages() {
         return Err(Errno::EINVAL);
     }
+    let size = size << file.order();
     let old = i_size_read(cpu, file);
     i_size_write(cpu, file, size);
     if size < old {
@@ -275,9 +315,9 @@ fn truncate_pagecache(cpu: &Cpu, file: File, size: u64) {
     unmap_mapping_range(cpu, file, size);
 }
 
-/// C: truncate_inode_pages(), mm/truncate.c
+/// C: truncate_inode_pages(), mm/truncate.c; remove_inode_hugepages()
 fn truncate_inode_pages(cpu: &Cpu, file: File, start: u64) {
-    for index in start..FILE_PAGES {
+    for index in (start..file.max_pages() << file.order()).step_by(1 << file.order()) {
         let Some(page) = filemap_get_entry(cpu, file, index) else { continue };
         lock_page(cpu, page);
         if cpu.world.frame(page).mapping.read() == Mapping::File(file).word() {
@@ -287,7 +327,8 @@ fn truncate_inode_pages(cpu: &Cpu, file: File, start: u64) {
             }
             clear_flag(cpu, page, Pg::DIRTY);
             filemap_remove_folio(cpu, file, index, page);
-            put_page(cpu, page);
+            // C: filemap_free_folio()
+            folio_put_refs(cpu, Folio(page), 1 << file.order());
         }
         unlock_page(cpu, page);
         put_page(cpu, page);
@@ -299,7 +340,7 @@ fn truncate_inode_pages(cpu: &Cpu, file: File, start: u64) {
 pub fn evict_inodes(cpu: &Cpu) {
     for &file in File::ALL {
         truncate_inode_pages(cpu, file, 0);
-        i_size_write(cpu, file, FILE_PAGES);
+        i_size_write(cpu, file, file.max_pages() << file.order());
     }
 }
 
@@ -313,7 +354,7 @@ pub fn fsync(cpu: &Cpu, file: File) -> Result<(), Errno> {
     if !has_page_mkwrite(file) {
         return Err(Errno::EINVAL);
     }
-    for index in 0..FILE_PAGES {
+    for index in 0..file.max_pages() {
         let Some(page) = filemap_get_entry(cpu, file, index) else { continue };
         lock_page(cpu, page);
         if page_dirty(cpu, page) {

@@ -11,6 +11,7 @@
 
 use super::cpu::Cpu;
 use super::huge_memory::copy_huge_pmd;
+use super::hugetlb::copy_hugetlb_page_range;
 use super::limits::PAGE_SIZE;
 use super::lru::lru_cache_add;
 use super::memory::{copy_highpage, vm_normal_page};
@@ -66,6 +67,9 @@ fn vma_needs_copy(cpu: &Cpu, src: &Vma) -> bool {
 
 /// C: copy_page_range(), mm/memory.c
 pub(crate) fn copy_page_range(cpu: &Cpu, dst: &Vma, src: &Vma) -> Result<(), Errno> {
+    if src.is_hugetlb() {
+        return copy_hugetlb_page_range(cpu, dst, src);
+    }
     let is_cow = src.is_cow_mapping();
     if is_cow {
         write_protect_seq_begin(cpu, src.mm);

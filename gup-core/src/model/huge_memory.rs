@@ -404,7 +404,8 @@ fn protected_migration(cpu: &Cpu, pmd: Pmd) -> Pmd {
 /// if it is no THP.
 pub fn split_huge_page_of(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let head = compound_head(cpu, page);
-    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) {
+    let hugetlb = test_flag(cpu, head, Pg::HUGETLB);
+    if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) || hugetlb {
         return Err(Errno::EINVAL);
     }
     debug_assert!(page_mapcount(cpu, page) > 0 && (page == head || page_tail(cpu, page)));

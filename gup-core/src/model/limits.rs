@@ -28,6 +28,10 @@ pub const PGDIR_SIZE: u64 = PUD_SIZE * PTRS_PER_PUD;
 pub const TASK_SIZE: u64 = PGDIR_SIZE * PTRS_PER_PGD;
 /// Pages of user address space.
 pub const TASK_PAGES: u64 = TASK_SIZE / PAGE_SIZE;
+/// Pages of a page of PUD size.
+pub const HPAGE_PUD_NR: u64 = PTRS_PER_PTE * PTRS_PER_PMD;
+/// Its order.
+pub const HPAGE_PUD_ORDER: u32 = HPAGE_PUD_NR.trailing_zeros();
 /// Pages of a PMD-mapped THP.
 pub const HPAGE_PMD_NR: u64 = PTRS_PER_PTE;
 /// Its order.

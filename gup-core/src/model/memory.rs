@@ -20,6 +20,7 @@ use super::huge_memory::{
     do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_pmd_set_accessed, split_huge_pmd,
     wants_thp, zap_huge_pmd,
 };
+use super::hugetlb::{hugetlb_fault, unmap_hugepage_range};
 use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::{lru_add_drain, lru_cache_add};
 use super::mm::{self, MmId, Vma, anon_vma_prepare, mmap_read_lock, mmap_read_unlock};
@@ -62,13 +63,16 @@ pub fn handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, mut flags: FaultFlag) ->
         }
         return VmFault::RETRY;
     }
+    if vma.is_hugetlb() {
+        return hugetlb_fault(cpu, vma, addr, flags);
+    }
     let ret = __handle_mm_fault(cpu, vma, addr & !(PAGE_SIZE - 1), flags);
     // C: fault_dirty_shared_page(), which throttles a writer without the lock
     let may_drop = flags.contains(FaultFlag::ALLOW_RETRY)
         && !flags.intersects(FaultFlag::TRIED | FaultFlag::RETRY_NOWAIT);
     if cpu.since(Base::V6_12)
         && may_drop
-        && !ret.intersects(VmFault::ERROR | VmFault::RETRY)
+        && !ret.intersects(VmFault::ERROR | VmFault::RETRY | VmFault::COMPLETED)
         && cpu.should_fail(FailSite::Completed)
     {
         mmap_read_unlock(cpu, vma.mm);
@@ -339,6 +343,10 @@ pub(crate) fn copy_highpage(cpu: &Cpu, to: Page, from: Page) {
 
 /// Unmaps a range of one VMA. C: unmap_page_range(), mm/memory.c
 pub(crate) fn zap_page_range(cpu: &Cpu, vma: &Vma, start: u64, end: u64) {
+    if vma.is_hugetlb() {
+        unmap_hugepage_range(cpu, vma, start, end);
+        return;
+    }
     let mut addr = start;
     while addr < end {
         let next = pmd_addr_end(addr, end);

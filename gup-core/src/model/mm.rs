@@ -202,6 +202,11 @@ impl Vma {
         let addr = self.start + index.checked_sub(self.backing.pgoff())? * PAGE_SIZE;
         (addr < self.end).then_some(addr)
     }
+    /// C: is_vm_hugetlb_page(), linux/hugetlb_inline.h
+    #[inline]
+    pub fn is_hugetlb(&self) -> bool {
+        self.flags.contains(VmFlags::HUGETLB)
+    }
     /// C: vma_is_secretmem(), mm/secretmem.c
     pub fn is_secretmem(&self) -> bool {
         self.file() == Some(File::Secretmem)

@@ -19,6 +19,7 @@ use super::cpu::Cpu;
 use super::filemap::File;
 use super::folio::page_anon_exclusive;
 use super::huge_memory::{change_huge_pmd, split_huge_pmd};
+use super::hugetlb;
 use super::limits::{MAX_VMAS, PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::lru_add_drain;
 use super::memory::zap_page_range;
@@ -129,13 +130,14 @@ pub struct FileMap {
     pub shared: bool,
     /// Of what.
     pub file: File,
-    /// From which of its pages on.
+    /// From which of its own pages on.
     pub pgoff: u8,
 }
 
 impl FileMap {
     fn vm_flags(self) -> VmFlags {
-        let may = VmFlags::MAYREAD | VmFlags::MAYWRITE;
+        let mut may = VmFlags::MAYREAD | VmFlags::MAYWRITE;
+        may.set(VmFlags::HUGETLB, self.file.is_hugetlb());
         if self.shared { may | VmFlags::SHARED | VmFlags::MAYSHARE } else { may }
     }
 }
@@ -168,8 +170,10 @@ pub fn mmap(
 /// mmap() of file_operations
 ///
 /// # Errors
-/// `EINVAL` outside the address space and for private secret memory,
-/// `EEXIST` if something is there, `ENOMEM` if there are too many mappings.
+/// `EINVAL` outside the address space, for private secret memory, for what
+/// does not fit the page size of the file, and for hugetlbfs on v5.15;
+/// `EEXIST` if something is there, `ENOMEM` if there are too many mappings or
+/// if the file would have to become too long.
 pub fn mmap_file(
     cpu: &Cpu,
     mm: MmId,
@@ -183,8 +187,24 @@ pub fn mmap_file(
         return Err(Errno::EINVAL);
     }
     let flags = prot.vm_flags() | map.vm_flags();
-    let backing = Backing::new(map.file, map.pgoff.into());
-    mmap_region(cpu, mm, addr, pages, flags, backing, |_| Ok(()))
+    let pgoff = u64::from(map.pgoff) << map.file.order();
+    if map.file.is_hugetlb() {
+        // C: prepare_hugepage_range(), hugetlbfs_file_mmap()
+        let fits = |n: u64| n.is_multiple_of(map.file.page_size());
+        if !cpu.since(Base::V6_12) || !fits(addr) || !fits(pages * PAGE_SIZE) {
+            return Err(Errno::EINVAL);
+        }
+        if prot == Prot::ReadWrite {
+            hugetlb::grow(cpu, map.file, pgoff + pages)?;
+        }
+    }
+    let backing = Backing::new(map.file, pgoff);
+    mmap_region(cpu, mm, addr, pages, flags, backing, |vma| {
+        if vma.is_hugetlb() {
+            hugetlb::make_room(cpu, vma);
+        }
+        Ok(())
+    })
 }
 
 /// C: mmap_region(), mm/mmap.c
@@ -294,6 +314,11 @@ fn free_pgtables(cpu: &Cpu, vma: &Vma) {
 /// C: split_vma(), mm/mmap.c
 fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
     for at in [start, end] {
+        if mm::vma_lookup(cpu, mm, at).is_some_and(|v| !hugetlb::may_split(&v, at)) {
+            return Err(Errno::EINVAL);
+        }
+    }
+    for at in [start, end] {
         let Some(v) = mm::vmas(cpu, mm).find(|v| v.start < at && at < v.end) else { continue };
         let slot = free_slot(cpu, mm).ok_or(Errno::ENOMEM)?;
         // C: vma_adjust_trans_huge()
@@ -314,8 +339,8 @@ fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
 /// C: __do_munmap(), mm/mmap.c
 ///
 /// # Errors
-/// `EINVAL` outside the address space, `ENOMEM` if there are too many
-/// mappings.
+/// `EINVAL` outside the address space and for part of a huge page of
+/// hugetlbfs, `ENOMEM` if there are too many mappings.
 pub fn munmap(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
     let end = addr + pages * PAGE_SIZE;
     if pages == 0 || end > TASK_SIZE {
@@ -371,6 +396,10 @@ fn mprotect_locked(cpu: &Cpu, mm: MmId, start: u64, end: u64, prot: Prot) -> Res
 
 /// C: change_protection(), mm/mprotect.c
 fn change_protection(cpu: &Cpu, vma: &Vma) {
+    if vma.is_hugetlb() {
+        hugetlb::hugetlb_change_protection(cpu, vma);
+        return;
+    }
     let mut addr = vma.start;
     while addr < vma.end {
         let next = pmd_addr_end(addr, vma.end);
@@ -441,7 +470,8 @@ pub(crate) fn can_change_pte_writable(cpu: &Cpu, pte: Pte) -> bool {
 ///
 /// # Errors
 /// `ENOMEM` if part of the range is not mapped, `EINVAL` for raw frame
-/// numbers and outside the address space.
+/// numbers, from within a page of hugetlbfs on, and outside the address
+/// space.
 pub fn madvise_dontneed(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
     let end = addr + pages * PAGE_SIZE;
     if pages == 0 || end > TASK_SIZE {
@@ -461,7 +491,12 @@ pub fn madvise_dontneed(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<()
             ret = Err(Errno::EINVAL);
             break;
         }
-        zap_page_range(cpu, &v, at, v.end.min(end));
+        // C: madvise_dontneed_free_valid_vma(): whole huge pages only
+        if !hugetlb::may_split(&v, at) {
+            ret = Err(Errno::EINVAL);
+            break;
+        }
+        zap_page_range(cpu, &v, at, hugetlb::align_down(&v, v.end.min(end)));
         at = v.end;
     }
     mmap_read_unlock(cpu, mm);

@@ -15,6 +15,7 @@ pub mod filemap;
 pub mod folio;
 pub mod fork;
 pub mod huge_memory;
+pub mod hugetlb;
 pub mod limits;
 pub mod lru;
 pub mod memory;

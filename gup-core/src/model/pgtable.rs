@@ -6,7 +6,8 @@
 //! is invalidated); one lock for each table; freeing a table waits until no
 //! CPU is in an interrupts-off section. Customised: tables come from an arena
 //! of their own and hold few entries; swap entries are migration entries
-//! only. Stubbed: TLBs, 1 GiB leaves, hugepd.
+//! only; the lock of a PUD table stands for mm->page_table_lock. Stubbed:
+//! TLBs, hugepd.
 
 use super::compare::words;
 use super::cpu::{Cpu, Event, FailSite};
@@ -124,7 +125,7 @@ impl Slot {
 }
 
 macro_rules! level {
-    ($(#[$doc:meta])* $value:ident, $ptr:ident, $kind:ident) => {
+    ($(#[$doc:meta])* $value:ident, $ptr:ident, $kind:ident, $present:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub struct $value(pub u64);
@@ -172,9 +173,11 @@ macro_rules! level {
             pub fn none(self) -> bool {
                 self.0 == 0
             }
-            /// Something there; PROT_NONE and invalidated huge entries, too.
+            /// Something there. At the two lowest levels PROT_NONE entries
+            /// count, and of the PMDs invalidated huge ones, too; a PROT_NONE
+            /// leaf in a PUD does not.
             pub fn present(self) -> bool {
-                self.0 & (PRESENT | PROTNONE | PSE) != 0
+                self.0 & ($present) != 0
             }
             /// Not a pointer to a table.
             pub fn bad(self) -> bool {
@@ -186,23 +189,23 @@ macro_rules! level {
 
 level!(
     /// C: pgd_t
-    Pgd, PgdPtr, TableRead
+    Pgd, PgdPtr, TableRead, PRESENT
 );
 level!(
     /// C: p4d_t; with the folded P4D it is the PGD's entry.
-    P4d, P4dPtr, TableRead
+    P4d, P4dPtr, TableRead, PRESENT
 );
 level!(
     /// C: pud_t
-    Pud, PudPtr, TableRead
+    Pud, PudPtr, TableRead, PRESENT
 );
 level!(
     /// C: pmd_t
-    Pmd, PmdPtr, TableRead
+    Pmd, PmdPtr, TableRead, PRESENT | PROTNONE | PSE
 );
 level!(
     /// C: pte_t
-    Pte, PtePtr, PteRead
+    Pte, PtePtr, PteRead, PRESENT | PROTNONE
 );
 
 macro_rules! points_to_table {
@@ -333,6 +336,7 @@ macro_rules! leaf {
 }
 leaf!(Pte);
 leaf!(Pmd);
+leaf!(Pud);
 
 /// The protection bits of a VMA: a private mapping never starts writable.
 /// C: vm_get_page_prot(), mm/mmap.c
@@ -365,6 +369,11 @@ impl Pte {
     /// C: pte_devmap(); there is no device memory yet.
     pub fn devmap(self) -> bool {
         false
+    }
+    /// The same entry in a PMD or PUD. C: pte_mkhuge()
+    #[must_use]
+    pub(crate) fn mkhuge(self) -> Pte {
+        Pte(self.0 | PSE)
     }
 }
 
@@ -401,21 +410,10 @@ impl Pmd {
 }
 
 impl Pud {
-    /// C: pud_huge(); there are no 1 GiB leaves yet.
-    pub fn huge(self) -> bool {
-        false
-    }
-    /// C: pud_leaf(); there are no 1 GiB leaves yet.
+    /// Maps a page of PUD size. C: pud_leaf(), pud_huge(), on x86
+    #[doc(alias = "pud_huge")]
     pub fn leaf(self) -> bool {
-        false
-    }
-    /// C: pud_write(), for leaves.
-    pub fn write(self) -> bool {
-        self.0 & RW != 0
-    }
-    /// C: pud_access_permitted(), for leaves.
-    pub fn access_permitted(self, write: bool) -> bool {
-        self.0 & PRESENT != 0 && (!write || self.write())
+        self.0 & PSE != 0
     }
     /// C: pud_devmap(); there is no device memory yet.
     pub fn devmap(self) -> bool {
@@ -423,7 +421,18 @@ impl Pud {
     }
 }
 
+impl PudPtr {
+    /// The same place, for an entry of hugetlbfs. C: (pte_t *)pud
+    pub(crate) fn as_pte(self) -> PtePtr {
+        PtePtr(self.0)
+    }
+}
+
 impl PmdPtr {
+    /// The same place, for an entry of hugetlbfs. C: (pte_t *)pmd
+    pub(crate) fn as_pte(self) -> PtePtr {
+        PtePtr(self.0)
+    }
     /// Makes a huge entry invalid for the hardware while it still counts as a
     /// huge entry for everyone who looks; returns what it was.
     /// C: pmdp_invalidate(), mm/pgtable-generic.c
@@ -532,6 +541,19 @@ pub fn pmd_lock(cpu: &Cpu, pmdp: PmdPtr) -> Ptl {
     ptl
 }
 
+/// C: pud_lock(), linux/mm.h
+pub fn pud_lock(cpu: &Cpu, pudp: PudPtr) -> Ptl {
+    huge_pte_lock(cpu, pudp.as_pte())
+}
+
+/// Locks the table that an entry of hugetlbfs is in.
+/// C: huge_pte_lock(), linux/hugetlb.h
+pub(crate) fn huge_pte_lock(cpu: &Cpu, ptep: PtePtr) -> Ptl {
+    let ptl = Ptl(ptep.0.table);
+    spin_lock(cpu, ptl);
+    ptl
+}
+
 /// Locks the table that `pmd` points to. C: pte_offset_map_lock(), linux/mm.h
 pub fn pte_offset_map_lock(cpu: &Cpu, pmd: Pmd, addr: u64) -> (PtePtr, Ptl) {
     let ptl = Ptl(pmd.table());
@@ -614,9 +636,9 @@ fn install(cpu: &Cpu, slot: Slot, empty: impl Fn() -> bool, link: impl Fn(u16)) 
     Some(())
 }
 
-/// The PMD slot for `addr`, with the tables above it made as needed; `None`
-/// if one could not be had. C: pud_alloc(), pmd_alloc(), mm/memory.c
-pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
+/// The PUD slot for `addr`, with its table made as needed; `None` if it could
+/// not be had. C: pud_alloc(), mm/memory.c
+pub(crate) fn pud_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PudPtr> {
     let p4dp = p4d_offset(pgd_offset(cpu, mm, addr));
     let mut p4d = p4dp.read(cpu);
     if p4d.none() {
@@ -624,7 +646,13 @@ pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
         install(cpu, p4dp.0, || p4dp.read(cpu).none(), link)?;
         p4d = p4dp.read(cpu);
     }
-    let pudp = pud_offset(p4d, addr);
+    Some(pud_offset(p4d, addr))
+}
+
+/// The PMD slot for `addr`, with the tables above it made as needed; `None`
+/// if one could not be had. C: pmd_alloc(), mm/memory.c
+pub(crate) fn pmd_alloc(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
+    let pudp = pud_alloc(cpu, mm, addr)?;
     let mut pud = pudp.read(cpu);
     if pud.none() {
         let link = |table| pudp.set(cpu, Pud::to_table(table));
@@ -665,7 +693,25 @@ pub fn mm_find_pmd(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PmdPtr> {
         return None;
     }
     let pud = pud_offset(p4d, addr).read(cpu);
-    (!pud.none()).then(|| pmd_offset(pud, addr))
+    (!pud.bad()).then(|| pmd_offset(pud, addr))
+}
+
+/// The PUD slot for `addr` if its table exists.
+/// C: the head of huge_pte_offset(), mm/hugetlb.c
+pub(crate) fn mm_find_pud(cpu: &Cpu, mm: MmId, addr: u64) -> Option<PudPtr> {
+    let p4d = p4d_offset(pgd_offset(cpu, mm, addr)).read(cpu);
+    p4d.present().then(|| pud_offset(p4d, addr))
+}
+
+/// Frees the PMD table under a PUD, if there is one. All its entries must be
+/// empty. C: free_pmd_range(), mm/memory.c
+pub(crate) fn free_pmd_range(cpu: &Cpu, pudp: PudPtr) {
+    let pud = pudp.read(cpu);
+    if pud.bad() {
+        return;
+    }
+    pudp.get_and_clear(cpu);
+    table_free(cpu, pud.table());
 }
 
 /// Frees the PTE table under a PMD, if there is one. All its entries must be
@@ -701,16 +747,12 @@ pub(crate) fn free_upper_tables(cpu: &Cpu, mm: MmId) {
     pgd.set(0);
 }
 
-/// The leaf PMD slot's value for `addr`, without a step.
+/// The PUD slot's value for `addr`, without a step.
 #[inline]
-fn peek_pmd(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Pmd> {
+fn peek_pud(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Pud> {
     let world = cpu.world;
     let p4d = P4d(p4d_offset(pgd_offset(cpu, mm, addr)).0.word(world).read());
-    if p4d.none() {
-        return None;
-    }
-    let pud = Pud(pud_offset(p4d, addr).0.word(world).read());
-    (!pud.none()).then(|| Pmd(pmd_offset(pud, addr).0.word(world).read()))
+    (!p4d.none()).then(|| Pud(pud_offset(p4d, addr).0.word(world).read()))
 }
 
 /// A leaf entry, as an observer or the hardware sees it.
@@ -725,17 +767,26 @@ pub struct Leaf {
     /// Without a struct page that counts mappings: the zero page, or a raw
     /// frame number.
     pub special: bool,
-    /// A PMD-mapped THP.
+    /// In a PMD or PUD: of a THP or of hugetlbfs.
     pub huge: bool,
 }
 
 /// The leaf that maps an address, PROT_NONE included. Takes no step.
 pub fn leaf_at(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Leaf> {
-    let pmd = peek_pmd(cpu, mm, addr)?;
-    if pmd.trans_huge() {
-        let page = pmd.pfn().nth(index(addr, PAGE_SIZE, PTRS_PER_PTE).into());
-        let accessible = pmd.access_permitted(false);
-        return Some(Leaf { page, accessible, write: pmd.write(), special: false, huge: true });
+    let huge = |first: Page, size: u64, accessible, write| {
+        let page = first.nth(addr % size / PAGE_SIZE);
+        Some(Leaf { page, accessible, write, special: false, huge: true })
+    };
+    let pud = peek_pud(cpu, mm, addr)?;
+    if pud.leaf() {
+        return huge(pud.pfn(), PUD_SIZE, pud.access_permitted(false), pud.write());
+    }
+    if pud.bad() {
+        return None;
+    }
+    let pmd = Pmd(pmd_offset(pud, addr).0.word(cpu.world).read());
+    if pmd.leaf() {
+        return huge(pmd.pfn(), PMD_SIZE, pmd.access_permitted(false), pmd.write());
     }
     if pmd.bad() {
         return None;

@@ -165,6 +165,7 @@ impl World {
             flags,
             anon: mapping == Mapping::Anon,
             driver: mapping == Mapping::Driver,
+            hugetlb: self.frame(head).flags.read() as u32 & Pg::HUGETLB.bits() != 0,
             file: mapping.file(),
             epoch: f.epoch.read() as u32,
             data: f.data.read(),
@@ -237,6 +238,8 @@ pub struct PageView {
     pub anon: bool,
     /// A driver's buffer.
     pub driver: bool,
+    /// Of hugetlbfs.
+    pub hugetlb: bool,
     /// A page of the page cache of this file.
     pub file: Option<File>,
     /// How often the frame was allocated.

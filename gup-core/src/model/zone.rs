@@ -131,7 +131,8 @@ fn first_fit(mut free: u128, order: u32) -> Option<Page> {
         0 => u128::MAX,
         1 => u128::MAX / 0x3,
         2 => u128::MAX / 0xf,
-        _ => u128::MAX / 0xff,
+        3 => u128::MAX / 0xff,
+        _ => u128::MAX / 0xffff,
     };
     let n = (free & aligned).trailing_zeros();
     (n < 128).then_some(Page(n as u16))
