@@ -113,6 +113,15 @@ fn placement_sees_a_longterm_pin_in_movable_memory() {
 }
 
 #[test]
+fn permission_sees_a_page_of_a_file_behind_a_private_mapping() {
+    let reads = wrong(|cpu, op, args| {
+        Port.call(cpu, &CallOp { flags: op.flags - Foll::WRITE, ..*op }, args)
+    });
+    let text = PIN.replace("private anon", "private file 0").replace("write m0", "read m0");
+    only("permission", reads, &text);
+}
+
+#[test]
 fn locking_sees_a_lock_given_up_behind_the_callers_back() {
     let unlocks = wrong(|cpu, op, args| {
         let n = Port.call(cpu, op, args);

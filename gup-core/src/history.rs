@@ -320,7 +320,7 @@ defects! {
         bases: &[(Base::V5_15, Released::Open)],
         what: "GUP-fast takes a page that is not on the LRU for no secret memory; \
                a fresh one waits in a per-CPU batch, and is handed out",
-        oracles: &["errno"],
+        oracles: &["permission"],
         reach: Reach::Sequence,
     };
 }

@@ -469,6 +469,7 @@ impl<S: Subject> Run<'_, S> {
             let vmas = takes_vmas(self.cpu.kernel.base(), op).then_some(vmas);
             if let Some(v) = results::array(self.cpu, op, pages, vmas)
                 .or_else(|| results::placement(self.cpu, op, pages))
+                .or_else(|| results::permission(self.cpu, op, pages))
             {
                 return Some(v);
             }

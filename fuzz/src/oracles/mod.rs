@@ -10,7 +10,7 @@
 //! |---|---|
 //! | accounting, lifetime, locking, splat, progress | [`bookkeeping`] |
 //! | errno | [`errno`], a naive specification of every call |
-//! | result-array, placement | [`results`] |
+//! | result-array, placement, permission | [`results`] |
 //! | reliability, isolation | [`contents`] |
 //! | agreement | [`agreement`] |
 //!
@@ -66,6 +66,7 @@ pub const SLUGS: &[&str] = &[
     "errno",
     "result-array",
     "placement",
+    "permission",
     "agreement",
     "isolation",
     "reliability",

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! result-array and placement: what a successful call handed out.
+//! result-array, placement and permission: what a successful call handed out.
 
-use gup_core::flags::Foll;
-use gup_core::model::mm::Vma;
+use gup_core::flags::{Foll, VmFlags};
+use gup_core::history::Base;
+use gup_core::model::filemap::{File, has_page_mkwrite};
+use gup_core::model::mm::{Vma, vma_lookup};
 use gup_core::model::pgtable::mapped_page;
 use gup_core::model::zone::{Place, is_migrate_isolate_page, place};
 use gup_core::model::{Cpu, Page};
@@ -55,4 +57,29 @@ pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
     let expected = "no longterm pin in ZONE_MOVABLE, CMA or isolated memory".into();
     let actual = format!("page {} is pinned in {lies}", page.0);
     Some(Violation::new("placement", expected, actual).of_page(page))
+}
+
+/// permission: no page of secret memory; no page of a file for stores that
+/// the mapping keeps from the file, or that the file must notice and, since
+/// v6.5, may not have for long.
+pub fn permission(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
+    let f = op.flags;
+    let for_long = op.call.pins() && f.contains(Foll::LONGTERM) && cpu.since(Base::V6_12);
+    for (addr, &page) in op.range.addrs().zip(pages) {
+        let Some(file) = cpu.world.look(page).file else { continue };
+        let shared =
+            vma_lookup(cpu, op.range.mm, addr).is_some_and(|v| v.flags.contains(VmFlags::SHARED));
+        let never = match file {
+            File::Secretmem => "a page of secret memory is handed out to nobody",
+            _ if !f.contains(Foll::WRITE) => continue,
+            _ if !shared => "a store to a private mapping does not reach the file",
+            file if for_long && has_page_mkwrite(file) => {
+                "nobody stores for long to pages whose file must notice each store"
+            }
+            _ => continue,
+        };
+        let actual = format!("pages[] has page {} of {}", page.0, file.name());
+        return Some(Violation::new("permission", never.into(), actual).of_page(page));
+    }
+    None
 }
