@@ -14,6 +14,7 @@ use gup_core::model::fork::dup_mmap;
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{handle_mm_fault, user_load, user_store};
+use gup_core::model::migrate::move_page;
 use gup_core::model::mm::{
     MmId, mm_alive, mmap_read_lock, mmap_read_unlock, set_mm_has_pinned, vma_lookup,
 };
@@ -288,4 +289,61 @@ fn without_memory_a_fault_is_sigbus() {
         }
         panic!("there are not so many frames");
     });
+}
+
+#[test]
+fn a_huge_page_moves_with_all_its_mappings() {
+    for (file, nr) in SIZES {
+        for shared in [false, true] {
+            with_mapping(file, shared, |cpu| {
+                let old = user_store(cpu, A, 0, 1).unwrap();
+                user_store(cpu, A, PAGE_SIZE, 2).unwrap();
+                dup_mmap(cpu, A, B).unwrap();
+                user_load(cpu, B, 0).unwrap();
+                move_page(cpu, old.nth(nr - 1)).unwrap();
+                let new = leaf_at(cpu, A, 0).unwrap().page;
+                assert_ne!(new, old);
+                assert_eq!(user_load(cpu, A, PAGE_SIZE), Ok((new.nth(1), 2)));
+                assert_eq!(user_load(cpu, B, 0), Ok((new, 1)));
+                assert_eq!(cpu.world.cached(file, 0), shared.then_some(new));
+                add_up(cpu, new, Owned::default());
+                assert_ne!(cpu.world.free_frames() & old.bit(), 0);
+                assert!(cpu.world.look(new).flags.contains(Pg::HUGETLB_MIGRATABLE));
+            });
+        }
+    }
+}
+
+#[test]
+fn an_exclusive_huge_page_stays_exclusive_when_it_moves() {
+    for (file, _) in SIZES {
+        for prot in [Prot::ReadWrite, Prot::Read] {
+            with_mapping(file, false, |cpu| {
+                let old = user_store(cpu, A, 0, 1).unwrap();
+                mprotect(cpu, A, 0, 16, prot).unwrap();
+                move_page(cpu, old).unwrap();
+                let leaf = leaf_at(cpu, A, 0).unwrap();
+                assert_eq!((leaf.page != old, leaf.write), (true, prot == Prot::ReadWrite));
+                assert!(cpu.world.look(leaf.page).flags.contains(Pg::ANON_EXCLUSIVE));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_pinned_huge_page_stays_where_it_is() {
+    for (file, _) in SIZES {
+        for shared in [false, true] {
+            with_mapping(file, shared, |cpu| {
+                let page = user_store(cpu, A, 0, 1).unwrap();
+                pin(cpu, page, 1);
+                assert_eq!(move_page(cpu, page), Err(Errno::EBUSY));
+                let leaf = leaf_at(cpu, A, 0).unwrap();
+                assert_eq!((leaf.page, leaf.write), (page, true));
+                add_up(cpu, page, Owned { gets: 0, pins: 1 });
+                pin(cpu, page, -1);
+                assert!(move_page(cpu, page).is_ok(), "and moves afterwards");
+            });
+        }
+    }
 }

@@ -27,6 +27,7 @@
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::File;
+use super::hugetlb;
 use super::lru;
 use super::page::{
     self, Mapping, Page, compound_head, page_ref_add, page_ref_add_unless_zero, page_ref_count,
@@ -325,10 +326,10 @@ pub fn folio_isolate_lru(cpu: &Cpu, folio: Folio) -> bool {
     lru::isolate(cpu, folio.0)
 }
 
-/// Takes a hugetlb folio out of its pool's list. C: isolate_hugetlb(),
-/// mm/hugetlb.c
-pub fn isolate_hugetlb(_cpu: &Cpu, _folio: Folio) -> bool {
-    false
+/// Takes a hugetlb folio out of those in use, and a reference on it; false if
+/// it is not there. C: isolate_hugetlb(), mm/hugetlb.c
+pub fn isolate_hugetlb(cpu: &Cpu, folio: Folio) -> bool {
+    hugetlb::isolate_hugetlb(cpu, folio.0)
 }
 
 /// C: node_stat_mod_folio(), linux/vmstat.h

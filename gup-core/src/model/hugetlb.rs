@@ -6,31 +6,33 @@
 //! PageAnonExclusive() and the early copy of pinned pages at fork; mprotect();
 //! unmapping; ranges that do not fit the page size are refused; pages of a
 //! file are in its page cache, private ones are anonymous and never on the
-//! LRU. Customised: there is no pool and there are no reservations
+//! LRU; isolation by HPG_migratable, and what migration is to them. Customised: there is no pool and there are no reservations
 //! (MAP_NORESERVE, nr_hugepages 0, unlimited nr_overcommit_hugepages), so
 //! pages of both sizes come from the page allocator at the fault and go back
 //! there, and a failed allocation is SIGBUS; those of PUD size may be movable,
 //! as ones from hugetlb_cma are. Stubbed: shared PMD tables, userfaultfd,
 //! cgroups, subpools, hardware poison.
 
-use super::cpu::Cpu;
+use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::{__filemap_add_folio, File, filemap_get_entry, i_size_read, i_size_write};
 use super::fork::page_needs_cow_for_dma;
+use super::limits::PAGE_SIZE;
 use super::memory::copy_highpage;
 use super::mm::{Vma, anon_vma_prepare, write_protect_seq_begin, write_protect_seq_end};
 use super::page::{
-    Mapping, Page, clear_flag, get_page, lock_page, page_anon, page_file, put_page, set_flag,
-    set_page_dirty, test_flag, total_mapcount, trylock_page, unlock_page,
+    Mapping, Page, clear_flag, get_page, lock_page, page_anon, page_dirty, page_file,
+    page_ref_add_unless_zero, put_page, set_flag, set_page_dirty, test_flag, total_mapcount,
+    trylock_page, unlock_page,
 };
 use super::pgtable::{
     Pte, PtePtr, Ptl, free_pmd_range, huge_pte_lock, mm_find_pud, pmd_alloc, pmd_offset, pud_alloc,
     spin_lock, spin_unlock,
 };
-use super::rmap::{page_dup_rmap, page_remove_rmap};
+use super::rmap::{folio_try_share_anon_rmap, page_dup_rmap, page_remove_rmap};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault, VmFlags};
-use crate::model::limits::PAGE_SIZE;
+use crate::step::StepKind;
 
 /// The file of a VMA of hugetlbfs. C: hstate_vma()
 fn hstate_vma(vma: &Vma) -> File {
@@ -101,9 +103,10 @@ fn addrs(vma: &Vma, start: u64, end: u64) -> impl Iterator<Item = u64> + use<> {
     (start..end).step_by(hstate_vma(vma).page_size() as usize)
 }
 
-/// A fresh huge page. C: alloc_hugetlb_folio(), mm/hugetlb.c
-pub(crate) fn alloc_hugetlb_folio(cpu: &Cpu, file: File) -> Option<Page> {
-    let page = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE | Gfp::COMP, file.order())?;
+/// A fresh huge page. C: alloc_hugetlb_folio(),
+/// alloc_hugetlb_folio_nodemask(), mm/hugetlb.c
+pub(crate) fn alloc_hugetlb_folio(cpu: &Cpu, order: u32) -> Option<Page> {
+    let page = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE | Gfp::COMP, order)?;
     set_flag(cpu, page, Pg::HUGETLB);
     Some(page)
 }
@@ -241,7 +244,7 @@ fn hugetlb_no_page(cpu: &Cpu, vmf: &HugeFault<'_>) -> VmFault {
             if anon_rmap {
                 anon_vma_prepare(cpu, vma);
             }
-            let Some(page) = alloc_hugetlb_folio(cpu, file) else { return VmFault::SIGBUS };
+            let Some(page) = alloc_hugetlb_folio(cpu, file.order()) else { return VmFault::SIGBUS };
             lock_page(cpu, page);
             if !anon_rmap {
                 // C: hugetlb_add_to_page_cache()
@@ -311,7 +314,7 @@ fn hugetlb_wp(cpu: &Cpu, vmf: &HugeFault<'_>, ptl: Ptl) -> VmFault {
     cpu.bug_on(exclusive, at, "an exclusive page is mapped twice");
     get_page(cpu, old);
     spin_unlock(cpu, ptl);
-    let Some(new) = alloc_hugetlb_folio(cpu, vmf.file) else {
+    let Some(new) = alloc_hugetlb_folio(cpu, vmf.file.order()) else {
         put_page(cpu, old);
         spin_lock(cpu, ptl);
         return VmFault::SIGBUS;
@@ -365,9 +368,13 @@ pub(crate) fn hugetlb_change_protection(cpu: &Cpu, vma: &Vma) {
     for addr in addrs(vma, vma.start, vma.end) {
         let Some(ptep) = hugetlb_walk(cpu, vma, addr) else { continue };
         let ptl = huge_pte_lock(cpu, ptep);
-        if ptep.read(cpu).present() {
+        let old = ptep.read(cpu);
+        if old.present() {
             let pte = ptep.get_and_clear(cpu);
             ptep.set(cpu, pte.modify(vma.flags));
+        } else if old.is_migration() && old.migration_write() {
+            let anon = page_anon(cpu, old.pfn());
+            ptep.set(cpu, if anon { old.migration_wrprotect() } else { old.migration_share() });
         }
         spin_unlock(cpu, ptl);
     }
@@ -429,7 +436,7 @@ fn copy_huge_pte(
         page_dup_rmap(cpu, page, true);
     } else if hugetlb_try_dup_anon_rmap(cpu, src, page).is_err() {
         unlock();
-        let new = alloc_hugetlb_folio(cpu, hstate_vma(src));
+        let new = alloc_hugetlb_folio(cpu, hstate_vma(src).order());
         if let Some(new) = new {
             copy_user_large_folio(cpu, new, page, hstate_vma(src));
         }
@@ -460,4 +467,110 @@ pub fn hugetlbfs_pagecache_present(cpu: &Cpu, vma: &Vma, addr: u64) -> bool {
         put_page(cpu, page);
     }
     page.is_some()
+}
+
+/// Takes a huge page out of those in use, and a reference on it; false if it
+/// is isolated already, or no huge page. C: isolate_hugetlb(), mm/hugetlb.c
+pub(crate) fn isolate_hugetlb(cpu: &Cpu, head: Page) -> bool {
+    cpu.step(StepKind::FlagSet, head.0.into(), -i64::from(Pg::HUGETLB_MIGRATABLE.bits()));
+    let isolated = !cpu.should_fail(FailSite::Isolate)
+        && cpu.world.frame(head).flags.test_and_clear(Pg::HUGETLB_MIGRATABLE.bits())
+        && page_ref_add_unless_zero(cpu, head, 1);
+    if !isolated {
+        cpu.event(Event::ISOLATE_FAILED);
+    }
+    isolated
+}
+
+/// Gives an isolated huge page back. C: folio_putback_active_hugetlb(),
+/// mm/hugetlb.c
+pub(crate) fn folio_putback_active_hugetlb(cpu: &Cpu, head: Page) {
+    set_flag(cpu, head, Pg::HUGETLB_MIGRATABLE);
+    put_page(cpu, head);
+}
+
+/// C: folio_test_hugetlb(), linux/page-flags.h
+pub(crate) fn is_hugetlb(cpu: &Cpu, head: Page) -> bool {
+    test_flag(cpu, head, Pg::HUGETLB)
+}
+
+/// Replaces the mapping of a huge page at `addr` by a migration entry: false
+/// if the page is exclusive and may be pinned.
+/// C: try_to_migrate_one(), mm/rmap.c
+pub(crate) fn try_to_migrate_one(cpu: &Cpu, vma: &Vma, addr: u64, head: Page) -> bool {
+    let Some((ptep, ptl)) = lock_entry(cpu, vma, addr, |pte| pte.present() && pte.pfn() == head)
+    else {
+        return true;
+    };
+    let pte = ptep.get_and_clear(cpu);
+    if pte.dirty() {
+        set_page_dirty(cpu, head);
+    }
+    let anon = page_anon(cpu, head);
+    let exclusive = anon && test_flag(cpu, head, Pg::ANON_EXCLUSIVE);
+    let at = "try_to_migrate_one";
+    cpu.bug_on(anon && pte.write() && !exclusive, at, "pte_write(pteval) && !anon_exclusive");
+    let done = !exclusive || folio_try_share_anon_rmap(cpu, head).is_ok();
+    if done {
+        ptep.set(cpu, pte.to_migration(exclusive, true));
+        page_remove_rmap(cpu, head, true);
+        put_page(cpu, head);
+    } else {
+        ptep.set(cpu, pte);
+    }
+    spin_unlock(cpu, ptl);
+    done
+}
+
+/// Replaces the migration entry for `old` at `addr` by a mapping of `new`.
+/// C: remove_migration_pte(), mm/migrate.c
+pub(crate) fn remove_migration_pte(cpu: &Cpu, vma: &Vma, addr: u64, old: Page, new: Page) {
+    let ours = |pte: Pte| pte.is_migration() && pte.pfn() == old;
+    let Some((ptep, ptl)) = lock_entry(cpu, vma, addr, ours) else { return };
+    let entry = ptep.read(cpu);
+    get_page(cpu, new);
+    let mut pte = Pte::mk(new, vma.flags).mkhuge();
+    if !entry.young() {
+        pte = pte.mkold();
+    }
+    if entry.dirty() && page_dirty(cpu, new) {
+        pte = pte.mkdirty();
+    }
+    if entry.migration_write() {
+        pte = pte.mkwrite();
+    }
+    // C: hugetlb_add_anon_rmap(), hugetlb_add_file_rmap()
+    page_dup_rmap(cpu, new, true);
+    if page_anon(cpu, new) && !entry.migration_shared() {
+        set_flag(cpu, new, Pg::ANON_EXCLUSIVE);
+    }
+    ptep.set(cpu, pte);
+    spin_unlock(cpu, ptl);
+}
+
+/// The entry for `addr` in a VMA of hugetlbfs, locked, if it is `wanted`.
+/// C: page_vma_mapped_walk(), mm/page_vma_mapped.c
+fn lock_entry(
+    cpu: &Cpu,
+    vma: &Vma,
+    addr: u64,
+    wanted: impl FnOnce(Pte) -> bool,
+) -> Option<(PtePtr, Ptl)> {
+    let ptep = hugetlb_walk(cpu, vma, addr).filter(|_| vma.is_hugetlb())?;
+    let ptl = huge_pte_lock(cpu, ptep);
+    if wanted(ptep.read(cpu)) {
+        return Some((ptep, ptl));
+    }
+    spin_unlock(cpu, ptl);
+    None
+}
+
+/// Unmaps a locked huge page of a file from shared and private mappings.
+/// C: hugetlb_unmap_file_folio(), fs/hugetlbfs/inode.c
+pub(crate) fn unmap_file_folio(cpu: &Cpu, vma: &Vma, addr: u64, head: Page) {
+    let ours = |pte: Pte| pte.present() && pte.pfn() == head;
+    if let Some((_, ptl)) = lock_entry(cpu, vma, addr, ours) {
+        spin_unlock(cpu, ptl);
+        unmap_hugepage_range(cpu, vma, addr, addr + hstate_vma(vma).page_size());
+    }
 }

@@ -15,6 +15,9 @@
 use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::{File, replace_page_cache};
 use super::huge_memory::split_huge_page;
+use super::hugetlb::{
+    alloc_hugetlb_folio, folio_putback_active_hugetlb, is_hugetlb, isolate_hugetlb,
+};
 use super::limits::MAX_CALL_PAGES;
 use super::lru::{isolate_lru_page, putback_lru_page};
 use super::memory::copy_highpage;
@@ -82,6 +85,9 @@ pub struct MigrationTarget {
 /// C: alloc_migration_target(), mm/migrate.c
 fn alloc_migration_target(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Option<Page> {
     let order = compound_order(cpu, page);
+    if is_hugetlb(cpu, page) {
+        return alloc_hugetlb_folio(cpu, order);
+    }
     // C: GFP_TRANSHUGE has __GFP_MOVABLE; PF_MEMALLOC_PIN takes it away again.
     let gfp = if order > 0 { mtc.gfp | Gfp::COMP | Gfp::MOVABLE } else { mtc.gfp };
     alloc_pages(cpu, gfp, order)
@@ -122,7 +128,7 @@ pub fn migrate_pages(
                     i += 1;
                 }
                 Err(e) => {
-                    if compound_nr(cpu, page) == 1 {
+                    if compound_nr(cpu, page) == 1 || is_hugetlb(cpu, page) {
                         cpu.event(Event::MIGRATE_FAILED);
                         return Err(e);
                     }
@@ -168,6 +174,9 @@ fn split_isolated(cpu: &Cpu, page: Page, from: &mut PageList) -> Result<(), Errn
 /// C: unmap_and_move(), mm/migrate.c
 fn unmap_and_move(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Result<(), Errno> {
     let nr = thp_nr_pages(cpu, page);
+    if is_hugetlb(cpu, page) {
+        return unmap_and_move_huge_page(cpu, page, mtc, nr);
+    }
     if page_count(cpu, page) == 1 {
         // Freed from under us: only the isolation holds it.
         done_with(cpu, page, nr);
@@ -189,6 +198,31 @@ fn unmap_and_move(cpu: &Cpu, page: Page, mtc: &MigrationTarget) -> Result<(), Er
             Err(e)
         }
     }
+}
+
+/// C: unmap_and_move_huge_page(), mm/migrate.c
+fn unmap_and_move_huge_page(
+    cpu: &Cpu,
+    page: Page,
+    mtc: &MigrationTarget,
+    nr: u64,
+) -> Result<(), Errno> {
+    if page_count(cpu, page) == 1 {
+        folio_putback_active_hugetlb(cpu, page);
+        return Ok(());
+    }
+    if cpu.should_fail(FailSite::Migrate) {
+        cpu.event(Event::MIGRATE_INJECTED);
+        return Err(Errno::EAGAIN);
+    }
+    let new = alloc_migration_target(cpu, page, mtc).ok_or(Errno::ENOMEM)?;
+    let moved = __unmap_and_move(cpu, page, new, nr);
+    if moved.is_ok() {
+        folio_putback_active_hugetlb(cpu, page);
+    }
+    // C: put_new_folio is NULL, so an unused target is given back so, too
+    folio_putback_active_hugetlb(cpu, new);
+    moved
 }
 
 /// C: NR_ISOLATED_ANON + page_is_file_lru(page)
@@ -246,12 +280,13 @@ fn move_to_new_page(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
         // C: secretmem_migratepage()
         return Err(Errno::EBUSY);
     }
-    // The isolation's reference and the page cache's.
-    if !page_ref_freeze(cpu, page, 2) {
+    // The isolation's reference and the page cache's, one for each page.
+    let (isolation, cache) = (1, 1 << file.order());
+    if !page_ref_freeze(cpu, page, isolation + cache) {
         return Err(Errno::EAGAIN);
     }
     replace_page_cache(cpu, file, page, new);
-    page_ref_unfreeze(cpu, page, 1);
+    page_ref_unfreeze(cpu, page, isolation);
     migrate_page_copy(cpu, page, new, nr);
     cpu.world.frame(page).mapping.set(Mapping::None.word());
     Ok(())
@@ -275,6 +310,10 @@ fn migrate_page_copy(cpu: &Cpu, page: Page, new: Page, nr: u64) {
 /// C: putback_movable_pages(), mm/migrate.c
 pub fn putback_movable_pages(cpu: &Cpu, list: &mut PageList) {
     for &page in list.as_slice() {
+        if is_hugetlb(cpu, page) {
+            folio_putback_active_hugetlb(cpu, page);
+            continue;
+        }
         let nr = thp_nr_pages(cpu, page);
         mod_node_page_state(cpu, isolated_stat(cpu, page), -(nr as i64));
         putback_lru_page(cpu, page);
@@ -295,8 +334,14 @@ pub fn move_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     super::lru::lru_add_drain_all(cpu);
-    isolate_lru_page(cpu, head)?;
-    mod_node_page_state(cpu, isolated_stat(cpu, head), thp_nr_pages(cpu, head) as i64);
+    if is_hugetlb(cpu, head) {
+        if !isolate_hugetlb(cpu, head) {
+            return Err(Errno::EBUSY);
+        }
+    } else {
+        isolate_lru_page(cpu, head)?;
+        mod_node_page_state(cpu, isolated_stat(cpu, head), thp_nr_pages(cpu, head) as i64);
+    }
     let mut list = PageList::new();
     list.add_tail(head);
     let failed = migrate_pages(cpu, &mut list, &MigrationTarget { gfp: Gfp::MOVABLE });

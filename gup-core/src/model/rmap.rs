@@ -18,6 +18,7 @@ use super::filemap::File;
 use super::folio::{page_anon_exclusive, smp_mb, smp_mb__after_atomic};
 use super::fork::page_needs_cow_for_dma;
 use super::huge_memory::split_huge_pmd_freeze;
+use super::hugetlb;
 use super::limits::{HPAGE_PMD_NR, PAGE_SIZE, PMD_SIZE};
 use super::mm::{self, MmId, Vma};
 use super::page::{
@@ -228,6 +229,10 @@ pub(crate) fn folio_mkclean(cpu: &Cpu, page: Page) -> bool {
 /// C: unmap_mapping_folio(), mm/memory.c
 pub(crate) fn unmap_mapping_folio(cpu: &Cpu, page: Page) {
     for (vma, addr) in rmap_walk(cpu, RmapPlace::of(cpu, page), 0) {
+        if vma.is_hugetlb() {
+            hugetlb::unmap_file_folio(cpu, &vma, addr, page);
+            continue;
+        }
         with_pte_of(cpu, &vma, addr, page, |ptep, pte| {
             ptep.get_and_clear(cpu);
             if pte.dirty() {
@@ -269,6 +274,10 @@ pub(crate) enum Unmap {
 /// and may be pinned. C: try_to_migrate(), mm/rmap.c
 pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
     let place = RmapPlace::of(cpu, head);
+    if hugetlb::is_hugetlb(cpu, head) {
+        let one = |(vma, addr)| hugetlb::try_to_migrate_one(cpu, &vma, addr, head);
+        return rmap_walk(cpu, place, 0).all(one);
+    }
     let nr = compound_nr(cpu, head);
     for i in 0..nr {
         for (vma, addr) in rmap_walk(cpu, place, i) {
@@ -356,6 +365,10 @@ pub(crate) fn remove_migration_ptes(
     nr: u64,
     zeropage: bool,
 ) {
+    if hugetlb::is_hugetlb(cpu, old) {
+        let one = |(vma, addr)| hugetlb::remove_migration_pte(cpu, &vma, addr, old, new);
+        return rmap_walk(cpu, place, 0).for_each(one);
+    }
     for i in 0..nr {
         for (vma, addr) in rmap_walk(cpu, place, i) {
             let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) else { continue };

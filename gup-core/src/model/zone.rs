@@ -11,6 +11,7 @@
 //! per-CPU free lists, NUMA nodes.
 
 use super::cpu::{Cpu, Event, FailSite, TaskFlags};
+use super::hugetlb::is_hugetlb;
 use super::limits::{Limits, MAX_FRAMES, PAGEBLOCK_ORDER};
 use super::lru;
 use super::page::{
@@ -218,13 +219,14 @@ pub fn set_migratetype_isolate(cpu: &Cpu, block: u16) -> Result<(), Errno> {
     Ok(())
 }
 
-/// In use, and neither on the LRU nor in memory that only takes movable
-/// pages. C: has_unmovable_pages(), mm/page_isolation.c
+/// In use, and neither on the LRU, nor of hugetlbfs, nor in memory that only
+/// takes movable pages. C: has_unmovable_pages(), mm/page_isolation.c
 fn is_unmovable(cpu: &Cpu, page: Page) -> bool {
     let head = compound_head(cpu, page);
     place(cpu.world, page) == Place::Normal
         && page_ref_count(cpu, head) != 0
         && !page_lru(cpu, head)
+        && !is_hugetlb(cpu, head)
 }
 
 /// C: unset_migratetype_isolate(), mm/page_isolation.c
