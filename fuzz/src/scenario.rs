@@ -129,6 +129,11 @@ pub enum What {
     SplitHugePage(Range),
     /// Maps the THP at an address by PTEs.
     SplitHugePmd(Range),
+    /// khugepaged, or madvise(2) with MADV_COLLAPSE, makes a THP of what is
+    /// mapped around an address.
+    Collapse(Range),
+    /// NUMA balancing makes entries of anonymous memory inaccessible.
+    NumaHint(Range),
     /// Isolates a pageblock, as CMA allocation and memory offlining do.
     IsolateBlock(u8),
     /// Gives it back to the allocator.
@@ -352,6 +357,8 @@ impl Op {
             34 => What::UnisolateBlock(extra % BLOCKS),
             35 => What::Prefer(Prefer::ALL[pick(Prefer::ALL.len())]),
             36 => What::Cpu(extra % CPUS),
+            41 => What::Collapse(one),
+            42 => What::NumaHint(range),
             48 => {
                 let file = decode_file(extra >> 1)?;
                 let pgoff = f1 % file.max_pages() as u8;
@@ -399,7 +406,9 @@ impl Op {
             | What::Read(g)
             | What::Migrate(g)
             | What::SplitHugePage(g)
-            | What::SplitHugePmd(g) => range(&mut r, g),
+            | What::SplitHugePmd(g)
+            | What::Collapse(g)
+            | What::NumaHint(g) => range(&mut r, g),
             What::Fork(a, b) => (r[1], r[6]) = (a.0, b.0),
             What::Exit(mm) => r[1] = mm.0,
             What::Call(c) => {
@@ -450,6 +459,8 @@ impl What {
             What::Migrate(_) => 30,
             What::SplitHugePage(_) => 31,
             What::SplitHugePmd(_) => 32,
+            What::Collapse(_) => 41,
+            What::NumaHint(_) => 42,
             What::IsolateBlock(_) => 33,
             What::UnisolateBlock(_) => 34,
             What::Prefer(_) => 35,

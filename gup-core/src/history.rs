@@ -323,6 +323,65 @@ defects! {
         oracles: &["permission"],
         reach: Reach::Sequence,
     };
+    /// GUP-fast does not see that khugepaged took the page table out.
+    CollapseUnseen = DefectInfo {
+        slug: "collapse-unseen",
+        introduced: Some(Commit {
+            id: "2667f50e8b81",
+            subject: "mm: introduce a general RCU get_user_pages_fast()",
+            release: "v3.18-rc1",
+        }),
+        fixed: Commit {
+            id: "70cbc3cc78a9",
+            subject: "mm: gup: fix the fast GUP race against THP collapse",
+            release: "v6.1-rc1",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "GUP-fast looks again at the PTE only, which a collapse leaves as it \
+               is until the page was copied: the pin is on the old page. Shows where \
+               nothing waits for GUP-fast, so together with 2ba99c5e0881",
+        oracles: &["reliability"],
+        reach: Reach::Race,
+    };
+    /// khugepaged does not wait for GUP-fast before it uses the page table.
+    CollapseWithoutIpi = DefectInfo {
+        slug: "collapse-without-ipi",
+        introduced: Some(Commit {
+            id: "ba76149f47d8",
+            subject: "thp: khugepaged",
+            release: "v2.6.38-rc1",
+        }),
+        fixed: Commit {
+            id: "2ba99c5e0881",
+            subject: "mm/khugepaged: fix GUP-fast interaction by sending IPI",
+            release: "v6.1-rc8",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "a page table that a collapse took out is used again while GUP-fast \
+               may still walk it",
+        oracles: &["reliability"],
+        reach: Reach::Race,
+    };
+    /// PageAnonExclusive is cleared without barriers against GUP-fast.
+    ExclusiveWithoutBarriers = DefectInfo {
+        slug: "exclusive-without-barriers",
+        introduced: Some(Commit {
+            id: "6c287605fd56",
+            subject: "mm: remember exclusively mapped anonymous pages with PG_anon_exclusive",
+            release: "v5.19-rc1",
+        }),
+        fixed: Commit {
+            id: "088b8aa537c2",
+            subject: "mm: fix PageAnonExclusive clearing racing with concurrent RCU GUP-fast",
+            release: "v6.1-rc1",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "nothing orders the clearing of an entry before the look at the pin \
+               count, nor that of PageAnonExclusive before the next entry: a page is \
+               pinned and taken for shared at once",
+        oracles: &["reliability"],
+        reach: Reach::Race,
+    };
 }
 
 /// One row of the table of proposals.

@@ -259,6 +259,8 @@ impl Op {
             What::Migrate(_) => "migrate",
             What::SplitHugePage(_) => "split_huge_page",
             What::SplitHugePmd(_) => "split_huge_pmd",
+            What::Collapse(_) => "collapse",
+            What::NumaHint(_) => "numa_hint",
             What::IsolateBlock(_) => "isolate_block",
             What::UnisolateBlock(_) => "unisolate_block",
             What::Prefer(_) => "prefer",

@@ -11,7 +11,8 @@ use gup_core::model::mm::{
 };
 use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
 use gup_core::model::{
-    Cpu, Page, World, filemap, fork, huge_memory, lru, memory, migrate, mmap, page, pipe, zone,
+    Cpu, Page, World, filemap, fork, huge_memory, khugepaged, lru, memory, migrate, mmap, numa,
+    page, pipe, zone,
 };
 use gup_core::splat::SplatKind;
 
@@ -72,7 +73,9 @@ impl<S: Subject> Run<'_, S> {
             | What::Read(r)
             | What::Migrate(r)
             | What::SplitHugePage(r)
-            | What::SplitHugePmd(r) => r.mm,
+            | What::SplitHugePmd(r)
+            | What::Collapse(r)
+            | What::NumaHint(r) => r.mm,
             What::Fork(mm, _) | What::Exit(mm) => mm,
             What::Call(c) => c.range.mm,
             _ => MmId(0),
@@ -89,6 +92,8 @@ impl<S: Subject> Run<'_, S> {
             | What::Migrate(_)
             | What::SplitHugePage(_)
             | What::SplitHugePmd(_)
+            | What::Collapse(_)
+            | What::NumaHint(_)
             | What::Fork(..)
             | What::Exit(_)
             | What::Call(_) => true,
@@ -185,6 +190,8 @@ impl<S: Subject> Run<'_, S> {
                 None => Outcome::Skipped("nothing is mapped there"),
             },
             What::SplitHugePmd(r) => self.split_huge_pmd(r),
+            What::Collapse(r) => khugepaged::collapse(cpu, r.mm, r.addr()).into(),
+            What::NumaHint(r) => numa::change_prot_numa(cpu, r.mm, r.addr(), r.pages.into()).into(),
             What::LruAddDrain => {
                 lru::lru_add_drain(cpu);
                 Outcome::Done

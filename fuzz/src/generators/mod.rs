@@ -248,7 +248,7 @@ impl Generator {
 
     fn kernel_work(&mut self, range: Range) -> What {
         let first = Range { pages: 1, ..range };
-        match self.rng.u8(0..10) {
+        match self.rng.u8(0..12) {
             0 => What::LruAddDrain,
             1 => What::LruAddDrainAll,
             2..=3 => What::Migrate(first),
@@ -257,6 +257,8 @@ impl Generator {
             6 => What::IsolateBlock(self.rng.u8(0..BLOCKS)),
             7 => What::UnisolateBlock(self.rng.u8(0..BLOCKS)),
             8 => What::Prefer(self.pick(Prefer::ALL)),
+            9 => What::Collapse(first),
+            10 => What::NumaHint(range),
             _ => match self.rng.bool() {
                 true => What::Cpu(self.rng.u8(0..CPUS)),
                 false => What::Tee(self.handle(), self.handle()),
@@ -395,8 +397,8 @@ mod tests {
                 }
             }
         }
-        let files = 0b111 << 48;
-        assert_eq!(opcodes, ((1 << 37) - 1) | files, "opcodes drawn: {opcodes:b}");
+        let (files, anon) = (0b111 << 48, 0b110 << 40);
+        assert_eq!(opcodes, ((1 << 37) - 1) | files | anon, "opcodes drawn: {opcodes:b}");
         assert!(CALL_FLAGS.iter().all(|&f| flags.contains(f)), "{flags:?}");
     }
 

@@ -191,6 +191,16 @@ fn reachable(
         let replaced = special && f.contains(Foll::WRITE) && vma.is_anonymous();
         return if replaced { Ok(()) } else { Err(Errno::EFAULT) };
     }
+    // A NUMA hint on a THP counts as a hole for a core dump, unless it forces.
+    let sees_hints = if base >= Base::V6_12 {
+        f.contains(Foll::HONOR_NUMA_FAULT)
+    } else {
+        !f.contains(Foll::FORCE)
+    };
+    let hint = leaf.is_some_and(|l| l.huge && !l.accessible) && vma.is_accessible();
+    if f.contains(Foll::DUMP) && hint && sees_hints {
+        return Err(Errno::EFAULT);
+    }
     if vma.is_anonymous() {
         return Ok(());
     }

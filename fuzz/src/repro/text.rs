@@ -119,8 +119,13 @@ impl fmt::Display for Op {
             }
             What::Mprotect(r, prot) => write!(f, " {r} {}", prot.name())?,
             What::Dontneed(r) => write!(f, " {r} dontneed")?,
-            What::Munmap(r) | What::Write(r) | What::Read(r) => write!(f, " {r}")?,
-            What::Migrate(r) | What::SplitHugePage(r) | What::SplitHugePmd(r) => {
+            What::Munmap(r) | What::Write(r) | What::Read(r) | What::NumaHint(r) => {
+                write!(f, " {r}")?;
+            }
+            What::Migrate(r)
+            | What::SplitHugePage(r)
+            | What::SplitHugePmd(r)
+            | What::Collapse(r) => {
                 write!(f, " m{} {:#x}", r.mm.0, r.addr())?;
             }
             What::Fork(parent, child) => write!(f, " m{} m{}", parent.0, child.0)?,
@@ -509,6 +514,8 @@ impl<'t> Words<'t> {
             What::Migrate(_) => What::Migrate(self.address()?),
             What::SplitHugePage(_) => What::SplitHugePage(self.address()?),
             What::SplitHugePmd(_) => What::SplitHugePmd(self.address()?),
+            What::Collapse(_) => What::Collapse(self.address()?),
+            What::NumaHint(_) => What::NumaHint(self.range()?),
             What::IsolateBlock(_) => {
                 What::IsolateBlock(self.number("a pageblock", 0, BLOCKS - 1)?)
             }

@@ -10,7 +10,7 @@
 //! of zeroes that a split finds become the zero page.
 //! Customised: /sys/kernel/mm/transparent_hugepage/use_zero_page is 0, so a
 //! read fault gets a real THP; enabled is "madvise". Stubbed: the deferred
-//! split queue, khugepaged, the deposited page table (a split allocates one).
+//! split queue, the deposited page table (a split allocates one).
 
 use super::cpu::Cpu;
 use super::folio::page_anon_exclusive;
@@ -39,13 +39,16 @@ use crate::flags::{GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault, VmFlags};
 use crate::history::{Base, Defect};
 
 /// Whether the huge page around `addr` fits into the VMA and is wanted.
-/// C: transhuge_vma_suitable(), transparent_hugepage_enabled()
+/// C: transparent_hugepage_enabled(), thp_vma_allowable_order()
 pub(crate) fn wants_thp(vma: &Vma, addr: u64) -> bool {
+    vma.flags.contains(VmFlags::HUGEPAGE) && vma.is_anonymous() && pmd_suitable(vma, addr)
+}
+
+/// Whether the huge page around `addr` fits into the VMA.
+/// C: transhuge_vma_suitable(), thp_vma_suitable_order(), linux/huge_mm.h
+pub(crate) fn pmd_suitable(vma: &Vma, addr: u64) -> bool {
     let haddr = addr & !(PMD_SIZE - 1);
-    vma.flags.contains(VmFlags::HUGEPAGE)
-        && vma.is_anonymous()
-        && haddr >= vma.start
-        && haddr + PMD_SIZE <= vma.end
+    haddr >= vma.start && haddr + PMD_SIZE <= vma.end
 }
 
 /// C: do_huge_pmd_anonymous_page(), mm/huge_memory.c

@@ -9,7 +9,7 @@
 //! without the lock, happen only where they are injected; a store or load of user space
 //! walks the tables like the hardware, without setting accessed and dirty
 //! bits, and faults like exc_page_fault(). Faults on files are in [`fault`].
-//! Stubbed: swap, userfaultfd, memory cgroups, NUMA balancing.
+//! Stubbed: swap, userfaultfd, memory cgroups.
 //!
 //! [`fault`]: super::fault
 
@@ -24,6 +24,7 @@ use super::hugetlb::{hugetlb_fault, unmap_hugepage_range};
 use super::limits::{PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use super::lru::{lru_add_drain, lru_cache_add};
 use super::mm::{self, MmId, Vma, anon_vma_prepare, mmap_read_lock, mmap_read_unlock};
+use super::numa::{do_huge_pmd_numa_page, do_numa_page};
 use super::page::{
     Page, get_page, is_zero_page, page_anon, page_compound, page_count, page_lru, page_mapcount,
     put_page, set_page_anon_exclusive, set_page_dirty, trylock_page, unlock_page,
@@ -117,6 +118,9 @@ fn __handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFau
             return ret;
         }
     } else if pmd.trans_huge() {
+        if pmd.protnone() && vma.is_accessible() {
+            return do_huge_pmd_numa_page(cpu, vma, pmdp, pmd);
+        }
         if (write || unshare) && !pmd.write() {
             let ret = do_huge_pmd_wp_page(cpu, vma, pmdp, pmd, unshare);
             if !ret.contains(VmFault::FALLBACK) {
@@ -156,6 +160,9 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
         // C: migration_entry_wait(); whoever asked comes again
         pte_unmap_unlock(cpu, ptep, ptl);
         return VmFault::empty();
+    }
+    if entry.protnone() && vma.is_accessible() {
+        return do_numa_page(cpu, vma, ptep, ptl, addr, entry);
     }
     if flags.intersects(FaultFlag::WRITE | FaultFlag::UNSHARE) && !entry.write() {
         return do_wp_page(cpu, vma, ptep, ptl, addr, entry, flags);

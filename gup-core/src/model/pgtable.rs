@@ -680,6 +680,14 @@ pub(crate) fn pgtable_trans_huge_withdraw(cpu: &Cpu) -> Pmd {
     Pmd::to_table(table_take(cpu).expect("Limits::tables covers every address space"))
 }
 
+/// Takes back an empty table that a THP replaces: the kernel keeps it for the
+/// split, the arena for whoever asks next. Does not wait for CPUs that may
+/// still walk it.
+/// C: pgtable_trans_huge_deposit(), mm/pgtable-generic.c
+pub(crate) fn pgtable_trans_huge_deposit(cpu: &Cpu, table: Pmd) {
+    *cpu.world.tables.used.lock() &= !(1 << table.table());
+}
+
 /// C: pte_free(), for a table that was never linked.
 pub(crate) fn pte_free(cpu: &Cpu, table: Pmd) {
     table_free(cpu, table.table());

@@ -32,7 +32,7 @@ use super::pgtable::{
 };
 use crate::errno::Errno;
 use crate::flags::{Pg, VmFlags};
-use crate::history::Base;
+use crate::history::{Base, Defect};
 use crate::step::StepKind;
 
 /// Whether an anonymous page gets a mapping that is its only one.
@@ -126,12 +126,17 @@ pub(crate) fn folio_try_dup_anon_rmap(
 /// # Errors
 /// `EBUSY` if it may be pinned; it stays exclusive then.
 pub(crate) fn folio_try_share_anon_rmap(cpu: &Cpu, page: Page) -> Result<(), Errno> {
-    smp_mb(cpu);
+    let barriers = !cpu.has(Defect::ExclusiveWithoutBarriers);
+    if barriers {
+        smp_mb(cpu);
+    }
     if page_maybe_dma_pinned(cpu, page) {
         return Err(Errno::EBUSY);
     }
     clear_page_anon_exclusive(cpu, page);
-    smp_mb__after_atomic(cpu);
+    if barriers {
+        smp_mb__after_atomic(cpu);
+    }
     Ok(())
 }
 
