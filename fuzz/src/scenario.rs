@@ -129,6 +129,8 @@ pub enum What {
     SplitHugePage(Range),
     /// Maps the THP at an address by PTEs.
     SplitHugePmd(Range),
+    /// Reclaim puts the page at an address into the swap cache and unmaps it.
+    Swapout(Range),
     /// khugepaged, or madvise(2) with MADV_COLLAPSE, makes a THP of what is
     /// mapped around an address.
     Collapse(Range),
@@ -357,6 +359,7 @@ impl Op {
             34 => What::UnisolateBlock(extra % BLOCKS),
             35 => What::Prefer(Prefer::ALL[pick(Prefer::ALL.len())]),
             36 => What::Cpu(extra % CPUS),
+            40 => What::Swapout(one),
             41 => What::Collapse(one),
             42 => What::NumaHint(range),
             48 => {
@@ -407,6 +410,7 @@ impl Op {
             | What::Migrate(g)
             | What::SplitHugePage(g)
             | What::SplitHugePmd(g)
+            | What::Swapout(g)
             | What::Collapse(g)
             | What::NumaHint(g) => range(&mut r, g),
             What::Fork(a, b) => (r[1], r[6]) = (a.0, b.0),
@@ -459,6 +463,7 @@ impl What {
             What::Migrate(_) => 30,
             What::SplitHugePage(_) => 31,
             What::SplitHugePmd(_) => 32,
+            What::Swapout(_) => 40,
             What::Collapse(_) => 41,
             What::NumaHint(_) => 42,
             What::IsolateBlock(_) => 33,

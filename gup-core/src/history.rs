@@ -382,6 +382,41 @@ defects! {
         oracles: &["reliability"],
         reach: Reach::Race,
     };
+    /// Reclaim does not ask whether a page is pinned.
+    SwapOutOfPinned = DefectInfo {
+        slug: "swap-out-of-pinned",
+        introduced: Some(Commit {
+            id: "09854ba94c6a",
+            subject: "mm: do_wp_page() simplification",
+            release: "v5.9-rc5",
+        }),
+        fixed: Commit {
+            id: "feb889fb40fa",
+            subject: "mm: don't put pinned pages into the swap cache",
+            release: "v5.11-rc5",
+        },
+        bases: &[(Base::V5_15, Released::Fixed)],
+        what: "a pinned page goes to the swap cache, whose reference keeps the next \
+               write fault from reusing it: the process gets a copy, the pin does not",
+        oracles: &["reliability"],
+        reach: Reach::Sequence,
+    };
+    /// A page is mapped writable from the swap cache if one mapping is left.
+    SwapInReusesByMapcount = DefectInfo {
+        slug: "swap-in-reuses-by-mapcount",
+        introduced: None,
+        fixed: Commit {
+            id: "c145e0b47c77",
+            subject: "mm: streamline COW logic in do_swap_page()",
+            release: "v5.18-rc1",
+        },
+        bases: &[(Base::V5_15, Released::Open)],
+        what: "do_swap_page() asks for mappings and swap entries, not references: a \
+               child that keeps a reference and unmaps sees the parent's later stores \
+               (CVE-2020-29374 by way of swap)",
+        oracles: &["isolation", "reliability"],
+        reach: Reach::Sequence,
+    };
 }
 
 /// One row of the table of proposals.

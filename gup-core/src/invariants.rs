@@ -10,10 +10,10 @@ use std::fmt;
 use crate::flags::Pg;
 use crate::history::{Base, Kernel};
 use crate::model::filemap::File;
-use crate::model::limits::{PAGE_SIZE, TASK_PAGES};
+use crate::model::limits::{MAX_FRAMES, PAGE_SIZE, TASK_PAGES};
 use crate::model::mm::{MmId, mm_alive, mmap_lock_holders, vma_lookup};
 use crate::model::page::{GUP_PIN_COUNTING_BIAS, Page};
-use crate::model::pgtable::{Leaf, leaf_at};
+use crate::model::pgtable::{Leaf, leaf_at, swap_slot_at};
 use crate::model::vmstat::NodeStat;
 use crate::model::{Cpu, World};
 
@@ -129,7 +129,7 @@ impl Expected {
         } else {
             format!(
                 "page {} has refcount {} instead of {refcount}: {mapped} mapped, {cached} in the \
-                 page cache, {batched} in LRU batches, {} got, {} pinned",
+                 page or swap cache, {batched} in LRU batches, {} got, {} pinned",
                 head.0, v.refcount, owned.gets, owned.pins,
             )
         };
@@ -212,8 +212,12 @@ pub fn page_caches_match(world: &World) -> Result<(), Broken> {
 pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
     let world = cpu.world;
     let mut found = vec![(0, 0); usize::from(world.limits().frames)];
+    let mut swapped = [0; MAX_FRAMES];
     for mm in (0..world.limits().mms).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
         for addr in (0..TASK_PAGES).map(|n| n * PAGE_SIZE) {
+            if let Some(slot) = swap_slot_at(cpu, mm, addr) {
+                swapped[usize::from(slot.0)] += 1;
+            }
             let Some(leaf) = leaf_at(cpu, mm, addr) else { continue };
             let Some(page) = leaf.counted(world) else { continue };
             exclusive_where_writable(cpu, mm, addr, page, leaf)?;
@@ -239,6 +243,10 @@ pub fn mapcounts_match_tables(cpu: &Cpu) -> Result<(), Broken> {
             let what = format!("page {} is exclusive, but {count:?} PTEs, PMDs map it", page.0);
             return broken(EXCLUSIVE, page, what);
         }
+    }
+    if *world.swap.lock().counts() != swapped {
+        let what = "the counts of swap entries are not those of the tables".into();
+        return Err(Broken { oracle: "accounting", page: None, rule: COUNTS, what });
     }
     Ok(())
 }
@@ -277,6 +285,11 @@ pub fn everything_free(world: &World) -> Result<(), Broken> {
             let what = format!("page {} has refcount {refcount} after all was given back", page.0);
             return broken(COUNTS, page, what);
         }
+    }
+    let slots = world.swap.lock().in_use();
+    if slots != 0 {
+        let what = format!("{slots} slots in swap are left");
+        return Err(Broken { oracle: "accounting", page: None, rule: ALL_FREE, what });
     }
     if world.tables.in_use() != 0 {
         let what = format!("{} page tables are left", world.tables.in_use());

@@ -259,6 +259,7 @@ impl Op {
             What::Migrate(_) => "migrate",
             What::SplitHugePage(_) => "split_huge_page",
             What::SplitHugePmd(_) => "split_huge_pmd",
+            What::Swapout(_) => "swapout",
             What::Collapse(_) => "collapse",
             What::NumaHint(_) => "numa_hint",
             What::IsolateBlock(_) => "isolate_block",

@@ -9,10 +9,10 @@ use gup_core::model::limits::{MAX_CALL_PAGES, PAGE_SIZE};
 use gup_core::model::mm::{
     MmId, Vma, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, vma_lookup, vmas,
 };
-use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
+use gup_core::model::pgtable::{leaf_at, leaf_or_swapped_at, mapped_page, mm_find_pmd};
 use gup_core::model::{
     Cpu, Page, World, filemap, fork, huge_memory, khugepaged, lru, memory, migrate, mmap, numa,
-    page, pipe, zone,
+    page, pipe, reclaim, zone,
 };
 use gup_core::splat::SplatKind;
 
@@ -74,6 +74,7 @@ impl<S: Subject> Run<'_, S> {
             | What::Migrate(r)
             | What::SplitHugePage(r)
             | What::SplitHugePmd(r)
+            | What::Swapout(r)
             | What::Collapse(r)
             | What::NumaHint(r) => r.mm,
             What::Fork(mm, _) | What::Exit(mm) => mm,
@@ -92,6 +93,7 @@ impl<S: Subject> Run<'_, S> {
             | What::Migrate(_)
             | What::SplitHugePage(_)
             | What::SplitHugePmd(_)
+            | What::Swapout(_)
             | What::Collapse(_)
             | What::NumaHint(_)
             | What::Fork(..)
@@ -190,6 +192,10 @@ impl<S: Subject> Run<'_, S> {
                 None => Outcome::Skipped("nothing is mapped there"),
             },
             What::SplitHugePmd(r) => self.split_huge_pmd(r),
+            What::Swapout(r) => match mapped_page(cpu, r.mm, r.addr()) {
+                Some(page) => reclaim::swap_out(cpu, page).into(),
+                None => Outcome::Skipped("nothing is mapped there"),
+            },
             What::Collapse(r) => khugepaged::collapse(cpu, r.mm, r.addr()).into(),
             What::NumaHint(r) => numa::change_prot_numa(cpu, r.mm, r.addr(), r.pages.into()).into(),
             What::LruAddDrain => {
@@ -242,7 +248,7 @@ impl<S: Subject> Run<'_, S> {
     /// The process gave up a range, or what of it could be had: what comes
     /// there next is zero, or what the file holds.
     fn forget(&mut self, r: Range) {
-        for a in r.addrs().filter(|&a| leaf_at(self.cpu, r.mm, a).is_none()) {
+        for a in r.addrs().filter(|&a| leaf_or_swapped_at(self.cpu, r.mm, a).is_none()) {
             let vma = vma_lookup(self.cpu, r.mm, a);
             let file = vma.is_some_and(|v| v.file().is_some());
             self.ledger.untie(r.mm, a..a + 1);

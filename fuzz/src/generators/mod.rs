@@ -248,7 +248,7 @@ impl Generator {
 
     fn kernel_work(&mut self, range: Range) -> What {
         let first = Range { pages: 1, ..range };
-        match self.rng.u8(0..12) {
+        match self.rng.u8(0..13) {
             0 => What::LruAddDrain,
             1 => What::LruAddDrainAll,
             2..=3 => What::Migrate(first),
@@ -259,6 +259,7 @@ impl Generator {
             8 => What::Prefer(self.pick(Prefer::ALL)),
             9 => What::Collapse(first),
             10 => What::NumaHint(range),
+            11 => What::Swapout(first),
             _ => match self.rng.bool() {
                 true => What::Cpu(self.rng.u8(0..CPUS)),
                 false => What::Tee(self.handle(), self.handle()),
@@ -397,7 +398,7 @@ mod tests {
                 }
             }
         }
-        let (files, anon) = (0b111 << 48, 0b110 << 40);
+        let (files, anon) = (0b111 << 48, 0b111 << 40);
         assert_eq!(opcodes, ((1 << 37) - 1) | files | anon, "opcodes drawn: {opcodes:b}");
         assert!(CALL_FLAGS.iter().all(|&f| flags.contains(f)), "{flags:?}");
     }

@@ -14,7 +14,7 @@ use gup_core::history::Base;
 use gup_core::model::cpu::Event;
 use gup_core::model::mm::{Vma, vma_lookup};
 use gup_core::model::page::is_pinnable_page;
-use gup_core::model::pgtable::{Leaf, leaf_at};
+use gup_core::model::pgtable::{Leaf, leaf_or_swapped_at};
 use gup_core::model::{Cpu, Page};
 
 use super::Violation;
@@ -99,7 +99,7 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
     }
     let mut sure = true;
     for addr in op.range.addrs() {
-        let leaf = leaf_at(cpu, op.range.mm, addr);
+        let leaf = leaf_or_swapped_at(cpu, op.range.mm, addr);
         let vma = vma_lookup(cpu, op.range.mm, addr);
         let cannot_split = |v: &Vma| {
             let f = op.flags;

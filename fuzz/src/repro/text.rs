@@ -125,6 +125,7 @@ impl fmt::Display for Op {
             What::Migrate(r)
             | What::SplitHugePage(r)
             | What::SplitHugePmd(r)
+            | What::Swapout(r)
             | What::Collapse(r) => {
                 write!(f, " m{} {:#x}", r.mm.0, r.addr())?;
             }
@@ -514,6 +515,7 @@ impl<'t> Words<'t> {
             What::Migrate(_) => What::Migrate(self.address()?),
             What::SplitHugePage(_) => What::SplitHugePage(self.address()?),
             What::SplitHugePmd(_) => What::SplitHugePmd(self.address()?),
+            What::Swapout(_) => What::Swapout(self.address()?),
             What::Collapse(_) => What::Collapse(self.address()?),
             What::NumaHint(_) => What::NumaHint(self.range()?),
             What::IsolateBlock(_) => {

@@ -41,6 +41,9 @@ impl World {
         if *self.lru.lock() != *other.lru.lock() {
             return Some("the LRU batches".into());
         }
+        if *self.swap.lock() != *other.swap.lock() {
+            return Some("the swap cache".into());
+        }
         let counters = |w: &World| [w.isolated_blocks.read(), w.irqs_off.read()];
         (counters(self) != counters(other)).then(|| "isolated pageblocks".into())
     }

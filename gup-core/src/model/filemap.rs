@@ -157,10 +157,13 @@ impl World {
     pub(crate) fn index_of(&self, page: Page) -> u64 {
         self.frame(page).index.read() as u64
     }
-    /// References that the page cache holds on a head, for observers: one for
+    /// References that the page cache or the swap cache holds on a head, for observers: one for
     /// each small page.
     pub(crate) fn cache_refs(&self, page: Page) -> i32 {
         let f = self.frame(page);
+        if f.flags.read() as u32 & Pg::SWAPCACHE.bits() != 0 {
+            return self.span_of(page).count_ones() as i32;
+        }
         let Some(file) = Mapping::from_word(f.mapping.read()).file() else { return 0 };
         let cached = self.cached(file, self.index_of(page)) == Some(page);
         if cached { 1 << file.order() } else { 0 }

@@ -7,7 +7,7 @@
 //! while that happens. Customised:
 //! the page for a copy is allocated when it is needed, without dropping the
 //! locks; all anonymous VMAs are copied, those without a page, too. Stubbed:
-//! swap entries, counters of the mm.
+//! counters of the mm.
 
 use super::cpu::Cpu;
 use super::huge_memory::copy_huge_pmd;
@@ -26,6 +26,7 @@ use super::pgtable::{
     pte_unmap_unlock,
 };
 use super::rmap::{folio_try_dup_anon_rmap, page_add_new_anon_rmap, page_dup_rmap};
+use super::swap::swap_duplicate;
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{GFP_HIGHUSER_MOVABLE, VmFlags};
@@ -131,7 +132,7 @@ fn copy_pte_range(
     let mut ret = Ok(());
     for addr in (start..end).step_by(PAGE_SIZE as usize) {
         let pte = src_ptep.read(cpu);
-        if pte.is_migration() {
+        if !pte.none() && !pte.present() {
             copy_nonpresent_pte(cpu, src, dst_ptep, src_ptep, pte);
         } else if !pte.none() {
             ret = copy_present_pte(cpu, dst, src, dst_ptep, src_ptep, addr);
@@ -149,6 +150,15 @@ fn copy_pte_range(
 /// Copies an entry that maps nothing now: the page is shared when it comes
 /// back. C: copy_nonpresent_pte(), mm/memory.c
 fn copy_nonpresent_pte(cpu: &Cpu, src: &Vma, dst_ptep: PtePtr, src_ptep: PtePtr, mut pte: Pte) {
+    if let Some(slot) = pte.swap_slot() {
+        swap_duplicate(cpu, slot);
+        if pte.swp_exclusive() {
+            pte = pte.swp_clear_exclusive();
+            src_ptep.set(cpu, pte);
+        }
+        dst_ptep.set(cpu, pte);
+        return;
+    }
     if !pte.migration_shared() && src.is_cow_mapping() {
         pte = pte.migration_share();
         src_ptep.set(cpu, pte);

@@ -32,6 +32,7 @@ use super::rmap::{
     Rmap, RmapPlace, Unmap, folio_try_dup_anon_rmap, folio_try_share_anon_rmap, page_add_anon_rmap,
     page_add_new_anon_rmap, page_dup_rmap, page_remove_rmap, remove_migration_ptes, try_to_migrate,
 };
+use super::swap::{free_page_and_swap_cache, in_swap_cache, try_to_free_swap};
 use super::zone::alloc_pages;
 use crate::atomic::smp_wmb;
 use crate::errno::Errno;
@@ -121,7 +122,10 @@ fn can_reuse_thp(cpu: &Cpu, page: Page) -> bool {
     if !trylock_page(cpu, page) {
         return false;
     }
-    let mine = page_count(cpu, page) == 1;
+    // C: folio_free_swap() where the swap cache holds the other references
+    let mine = page_count(cpu, page) <= 1 + extra_pins(cpu, page)
+        && (!in_swap_cache(cpu, page) || try_to_free_swap(cpu, page))
+        && page_count(cpu, page) == 1;
     if mine {
         set_page_anon_exclusive(cpu, page);
     }
@@ -250,7 +254,7 @@ pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let place = RmapPlace::of(cpu, head);
     // C: unmap_page(); if it fails, so does what follows
     try_to_migrate(cpu, head, Unmap::SplitHugePmd);
-    if !page_ref_freeze(cpu, head, 1) {
+    if !page_ref_freeze(cpu, head, 1 + extra_pins(cpu, head)) {
         // C: remap_page()
         remove_migration_ptes(cpu, head, head, place, nr, false);
         return busy;
@@ -263,22 +267,29 @@ pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
             continue;
         }
         unlock_page(cpu, subpage);
-        put_page(cpu, subpage);
+        free_page_and_swap_cache(cpu, subpage);
     }
     Ok(())
 }
 
 /// C: can_split_huge_page(), can_split_folio(), mm/huge_memory.c
-fn can_split_huge_page(cpu: &Cpu, head: Page) -> bool {
-    total_mapcount(cpu, head) == page_count(cpu, head) - 1
+pub(crate) fn can_split_huge_page(cpu: &Cpu, head: Page) -> bool {
+    total_mapcount(cpu, head) == page_count(cpu, head) - extra_pins(cpu, head) - 1
+}
+
+/// The references of the swap cache on a head.
+fn extra_pins(cpu: &Cpu, head: Page) -> i32 {
+    if in_swap_cache(cpu, head) { compound_nr(cpu, head) as i32 } else { 0 }
 }
 
 /// Takes a frozen compound page apart: head and tails end with one reference
 /// each, locked. C: __split_huge_page(), mm/huge_memory.c
 pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
-    let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::LOCKED;
+    let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::LOCKED | Pg::SWAPCACHE;
     let f = cpu.world.frame(head);
     let lru = test_flag(cpu, head, Pg::LRU);
+    // Each page keeps its own place in the swap cache.
+    let cached = i32::from(in_swap_cache(cpu, head));
     let flags = Pg::from_bits_retain(f.flags.read() as u32) & keep;
     for i in (1..nr).rev() {
         // C: __split_huge_page_tail(): everything before the tail is seen as
@@ -289,14 +300,14 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
         tail.index.set(f.index.read() + i as i32);
         smp_wmb();
         tail.compound_head.set(0);
-        page_ref_unfreeze(cpu, head.nth(i), 1);
+        page_ref_unfreeze(cpu, head.nth(i), 1 + cached);
         if lru {
             set_flag(cpu, head.nth(i), Pg::LRU);
         }
     }
     f.order.set(0);
     super::page::clear_flag(cpu, head, Pg::HEAD);
-    page_ref_unfreeze(cpu, head, 1);
+    page_ref_unfreeze(cpu, head, 1 + cached);
 }
 
 /// Unmaps a whole PMD-mapped THP. C: zap_huge_pmd(), mm/huge_memory.c
@@ -314,7 +325,7 @@ pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
     let page = pmdp.get_and_clear(cpu).pfn();
     page_remove_rmap(cpu, page, true);
     spin_unlock(cpu, ptl);
-    put_page(cpu, page);
+    free_page_and_swap_cache(cpu, page);
 }
 
 /// Copies a huge PMD to a child at fork.

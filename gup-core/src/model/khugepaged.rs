@@ -25,7 +25,9 @@
 use super::cpu::Cpu;
 use super::huge_memory::{pmd_suitable, wants_thp};
 use super::limits::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, PAGE_SIZE, PMD_SIZE};
-use super::lru::{isolate_lru_page, lru_add_drain_all, lru_cache_add, putback_lru_page};
+use super::lru::{
+    isolate_lru_page, lru_add_drain, lru_add_drain_all, lru_cache_add, putback_lru_page,
+};
 use super::memory::{copy_highpage, vm_normal_page};
 use super::migrate::{PageList, isolated_stat};
 use super::mm::{
@@ -39,16 +41,20 @@ use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, mm_find_pmd, pgtable_trans_huge_deposit, pmd_lock, pte_offset_map,
     pte_offset_map_lock, pte_unmap_unlock, spin_unlock, tlb_remove_table_sync,
 };
+use super::reclaim::do_swap_page;
 use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
+use super::swap::{free_page_and_swap_cache, free_swap_cache};
 use super::vmstat::mod_node_page_state;
 use super::zone::alloc_pages;
 use crate::errno::Errno;
-use crate::flags::{GFP_HIGHUSER_MOVABLE, Gfp, Pg};
+use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault};
 use crate::history::{Base, Defect};
 
 /// Pages with further mappings that khugepaged puts up with.
 /// C: khugepaged_max_ptes_shared
 const MAX_PTES_SHARED: u64 = HPAGE_PMD_NR / 2;
+/// Pages in swap likewise. C: khugepaged_max_ptes_swap
+const MAX_PTES_SWAP: u64 = HPAGE_PMD_NR / 8;
 
 /// A collapse that has begun. mmap_lock is held for writing.
 #[derive(Debug)]
@@ -127,10 +133,15 @@ fn hpage_collapse_scan_pmd(cpu: &Cpu, mm: MmId, address: u64) -> Result<bool, Er
 }
 
 fn scan_ptes(cpu: &Cpu, vma: &Vma, mut ptep: PtePtr) -> Result<(), Errno> {
-    let (mut writable, mut shared) = (false, 0);
+    let (mut writable, mut shared, mut swapped) = (false, 0, 0);
     for i in 0..HPAGE_PMD_NR {
         let pte = ptep.read(cpu);
-        if !pte_none_or_zero(cpu, pte) {
+        if pte.swap_slot().is_some() {
+            swapped += 1;
+            if !cpu.since(Base::V6_12) && swapped > MAX_PTES_SWAP {
+                return Err(Errno::EBUSY);
+            }
+        } else if !pte_none_or_zero(cpu, pte) {
             let page = suitable_page(cpu, vma, pte)?;
             count_shared(cpu, page, &mut shared)?;
             writable |= pte.write();
@@ -189,6 +200,12 @@ fn is_refcount_suitable(cpu: &Cpu, head: Page) -> bool {
 pub fn start(cpu: &Cpu, mm: MmId, address: u64) -> Result<Collapse, Errno> {
     let gfp = GFP_HIGHUSER_MOVABLE | Gfp::COMP;
     let new = alloc_pages(cpu, gfp, HPAGE_PMD_ORDER).ok_or(Errno::ENOMEM)?;
+    mmap_read_lock(cpu, mm);
+    if let Err(e) = __collapse_huge_page_swapin(cpu, mm, address) {
+        put_page(cpu, new);
+        return Err(e);
+    }
+    mmap_read_unlock(cpu, mm);
     mmap_write_lock(cpu, mm);
     let found = hugepage_vma_revalidate(cpu, mm, address).and_then(|vma| {
         let pmdp = find_pmd_or_thp_or_none(cpu, mm, address)?.ok_or(Errno::EINVAL)?;
@@ -205,6 +222,36 @@ pub fn start(cpu: &Cpu, mm: MmId, address: u64) -> Result<Collapse, Errno> {
             Err(e)
         }
     }
+}
+
+/// Brings pages back that are in swap. mmap_lock is held for reading, and
+/// released if this fails. C: __collapse_huge_page_swapin(), mm/khugepaged.c
+fn __collapse_huge_page_swapin(cpu: &Cpu, mm: MmId, address: u64) -> Result<(), Errno> {
+    let found = hugepage_vma_revalidate(cpu, mm, address)
+        .and_then(|vma| Ok((vma, find_pmd_or_thp_or_none(cpu, mm, address)?)));
+    let (vma, pmdp) = match found {
+        Ok((vma, Some(pmdp))) => (vma, pmdp),
+        _ => {
+            mmap_read_unlock(cpu, mm);
+            return Err(Errno::EINVAL);
+        }
+    };
+    let mut swapped_in = false;
+    for addr in (address..address + PMD_SIZE).step_by(PAGE_SIZE as usize) {
+        let pte = pte_offset_map(pmdp.read(cpu), addr).read(cpu);
+        if pte.swap_slot().is_none() {
+            continue;
+        }
+        let ret = do_swap_page(cpu, &vma, pmdp, addr, pte, FaultFlag::ALLOW_RETRY);
+        if ret.contains(VmFault::RETRY) {
+            return Err(Errno::EAGAIN);
+        }
+        swapped_in = true;
+    }
+    if swapped_in {
+        lru_add_drain(cpu);
+    }
+    Ok(())
 }
 
 /// Takes the page table out of the tree. Whoever walks it without a lock has
@@ -342,11 +389,15 @@ pub fn __collapse_huge_page_copy_succeeded(cpu: &Cpu, c: &Collapse) {
         }
         pte_unmap_unlock(cpu, ptep, ptl);
         if !zero {
-            put_page(cpu, page);
+            free_page_and_swap_cache(cpu, page);
         }
     }
     for &head in c.compound_pagelist.as_slice() {
-        release_pte_page(cpu, head);
+        // C: the same as release_pte_page(), with the swap cache in between
+        mod_node_page_state(cpu, isolated_stat(cpu, head), -(thp_nr_pages(cpu, head) as i64));
+        unlock_page(cpu, head);
+        free_swap_cache(cpu, head);
+        putback_lru_page(cpu, head);
     }
 }
 

@@ -9,7 +9,7 @@
 //! without the lock, happen only where they are injected; a store or load of user space
 //! walks the tables like the hardware, without setting accessed and dirty
 //! bits, and faults like exc_page_fault(). Faults on files are in [`fault`].
-//! Stubbed: swap, userfaultfd, memory cgroups.
+//! Swap is in [`reclaim`](super::reclaim). Stubbed: userfaultfd, memory cgroups.
 //!
 //! [`fault`]: super::fault
 
@@ -33,7 +33,11 @@ use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, Ptl, leaf_at, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc,
     pte_offset_map_lock, pte_unmap_unlock,
 };
+use super::reclaim::do_swap_page;
 use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
+use super::swap::{
+    free_page_and_swap_cache, free_swap_and_cache, free_swap_cache, in_swap_cache, try_to_free_swap,
+};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, VmFault, VmFlags};
@@ -161,6 +165,10 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
         pte_unmap_unlock(cpu, ptep, ptl);
         return VmFault::empty();
     }
+    if entry.swap_slot().is_some() {
+        pte_unmap_unlock(cpu, ptep, ptl);
+        return do_swap_page(cpu, vma, pmdp, addr, entry, flags);
+    }
     if entry.protnone() && vma.is_accessible() {
         return do_numa_page(cpu, vma, ptep, ptl, addr, entry);
     }
@@ -205,7 +213,7 @@ fn do_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool)
 /// A write to a write-protected page, or its unsharing. On v6.12 a page that
 /// is exclusive is reused without further questions.
 /// C: do_wp_page(), mm/memory.c
-fn do_wp_page(
+pub(crate) fn do_wp_page(
     cpu: &Cpu,
     vma: &Vma,
     ptep: PtePtr,
@@ -271,8 +279,12 @@ fn wp_can_reuse_anon_folio(cpu: &Cpu, page: Page) -> bool {
     if !page_lru(cpu, page) {
         lru_add_drain(cpu);
     }
-    if page_count(cpu, page) > 1 || !trylock_page(cpu, page) {
+    let cached = i32::from(in_swap_cache(cpu, page));
+    if page_count(cpu, page) > 1 + cached || !trylock_page(cpu, page) {
         return false;
+    }
+    if in_swap_cache(cpu, page) {
+        try_to_free_swap(cpu, page);
     }
     let mine = page_count(cpu, page) == 1;
     unlock_page(cpu, page);
@@ -337,6 +349,9 @@ fn wp_page_copy(
     }
     pte_unmap_unlock(cpu, ptep, ptl);
     if let Some(old) = old {
+        if copied {
+            free_swap_cache(cpu, old);
+        }
         put_page(cpu, old);
     }
     if copied { cow_broken(cpu) } else { VmFault::empty() }
@@ -393,13 +408,15 @@ fn zap_pte_range(cpu: &Cpu, pmdp: PmdPtr, start: u64, end: u64) {
                 }
                 page_remove_rmap(cpu, page, false);
                 *slot = Some(page);
+            } else if let Some(swap) = pte.swap_slot() {
+                free_swap_and_cache(cpu, swap);
             }
         }
         ptep = ptep.next();
     }
     pte_unmap_unlock(cpu, first, ptl);
     for page in gathered.into_iter().flatten() {
-        put_page(cpu, page);
+        free_page_and_swap_cache(cpu, page);
     }
 }
 

@@ -22,11 +22,12 @@ use super::limits::MAX_CALL_PAGES;
 use super::lru::{isolate_lru_page, putback_lru_page};
 use super::memory::copy_highpage;
 use super::page::{
-    Mapping, Page, compound_head, compound_nr, compound_order, page_anon, page_compound,
-    page_count, page_file, page_is_file_lru, page_ref_freeze, page_ref_unfreeze, put_page,
-    thp_nr_pages, trylock_page, unlock_page,
+    Mapping, Page, clear_flag, compound_head, compound_nr, compound_order, page_anon,
+    page_compound, page_count, page_file, page_is_file_lru, page_ref_add, page_ref_freeze,
+    page_ref_unfreeze, put_page, set_flag, thp_nr_pages, trylock_page, unlock_page,
 };
 use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
+use super::swap::{in_swap_cache, replace_swap_cache};
 use super::vmstat::{NodeStat, mod_node_page_state};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
@@ -260,6 +261,9 @@ fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
 /// C: move_to_new_page(), migrate_page(), migrate_page_move_mapping(); on
 /// v6.12 move_to_new_folio(), __migrate_folio(), __folio_migrate_mapping()
 fn move_to_new_page(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
+    if in_swap_cache(cpu, page) {
+        return move_in_swap_cache(cpu, page, new, nr);
+    }
     let Some(file) = page_file(cpu, page) else {
         // Anonymous and not in the swap cache: the isolation's reference is
         // all that may be left.
@@ -289,6 +293,22 @@ fn move_to_new_page(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
     page_ref_unfreeze(cpu, page, isolation);
     migrate_page_copy(cpu, page, new, nr);
     cpu.world.frame(page).mapping.set(Mapping::None.word());
+    Ok(())
+}
+
+/// A page in the swap cache is frozen while another takes its place there.
+/// C: migrate_page_move_mapping(), __folio_migrate_mapping()
+fn move_in_swap_cache(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
+    // The isolation's reference and the swap cache's.
+    if !page_ref_freeze(cpu, page, 1 + nr as i32) {
+        return Err(Errno::EAGAIN);
+    }
+    page_ref_add(cpu, new, nr as i32);
+    set_flag(cpu, new, Pg::SWAPCACHE);
+    replace_swap_cache(cpu, page, new, nr);
+    page_ref_unfreeze(cpu, page, 1);
+    migrate_page_copy(cpu, page, new, nr);
+    clear_flag(cpu, page, Pg::SWAPCACHE);
     Ok(())
 }
 

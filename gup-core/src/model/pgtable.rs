@@ -17,6 +17,7 @@ use super::limits::{
 };
 use super::mm::MmId;
 use super::page::Page;
+use super::swap::SwapSlot;
 use super::world::World;
 use crate::atomic::{RawLock, Word64};
 use crate::flags::VmFlags;
@@ -37,6 +38,11 @@ const MIGRATION_WRITE: u64 = 1 << 11;
 /// A migration entry of a mapping that could not be written through, of a
 /// page that is exclusive all the same. Never beside [`MIGRATION_WRITE`].
 const MIGRATION_EXCLUSIVE: u64 = 1 << 2;
+/// A non-present entry that stands for a page in swap.
+const SWAP: u64 = 1 << 3;
+/// A swap entry of a page that is exclusive to this mapping.
+/// C: _PAGE_SWP_EXCLUSIVE
+const SWP_EXCLUSIVE: u64 = 1 << 4;
 const FLAGS: u64 = (1 << PAGE_SHIFT) - 1;
 const TABLE: u64 = PRESENT | RW | ACCESSED | DIRTY;
 /// The most entries a table has.
@@ -351,6 +357,35 @@ fn prot(flags: VmFlags) -> u64 {
 }
 
 impl Pte {
+    /// The swap entry of a slot. C: swp_entry_to_pte(), pte_swp_mkexclusive()
+    pub(crate) fn mk_swap(slot: SwapSlot, exclusive: bool) -> Pte {
+        let exclusive = if exclusive { SWP_EXCLUSIVE } else { 0 };
+        Pte(u64::from(slot.0) << PAGE_SHIFT | SWAP | exclusive)
+    }
+    /// The slot, if it is a swap entry. C: pte_to_swp_entry()
+    pub(crate) fn swap_slot(self) -> Option<SwapSlot> {
+        let is_swap = !self.present() && self.0 & SWAP != 0;
+        is_swap.then_some(SwapSlot((self.0 >> PAGE_SHIFT) as u16))
+    }
+    /// C: pte_swp_exclusive()
+    pub(crate) fn swp_exclusive(self) -> bool {
+        self.0 & SWP_EXCLUSIVE != 0
+    }
+    /// C: pte_swp_clear_exclusive()
+    #[must_use]
+    pub(crate) fn swp_clear_exclusive(self) -> Pte {
+        Pte(self.0 & !SWP_EXCLUSIVE)
+    }
+    /// The same entry, for another page. C: pte_advance_pfn()
+    #[must_use]
+    pub(crate) fn of_page(self, page: Page) -> Pte {
+        Pte(self.0 & FLAGS | u64::from(page.0) << PAGE_SHIFT)
+    }
+    /// The swap entry `n` slots on. C: pte_move_swp_offset()
+    #[must_use]
+    pub(crate) fn move_swp_offset(self, n: u64) -> Pte {
+        Pte(self.0.wrapping_add(n << PAGE_SHIFT))
+    }
     /// An empty entry.
     pub const NONE: Pte = Pte(0);
     /// Maps `page` with the protection of a VMA. C: mk_pte()
@@ -807,6 +842,28 @@ pub fn leaf_at(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Leaf> {
         special: pte.special(),
         huge: false,
     })
+}
+
+/// [`leaf_at`], and where a swap entry is, the page in the swap cache that a
+/// fault would map: inaccessible so far. Takes no step.
+pub fn leaf_or_swapped_at(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Leaf> {
+    leaf_at(cpu, mm, addr).or_else(|| {
+        let slot = swap_slot_at(cpu, mm, addr)?;
+        let page = cpu.world.swap.lock().page(slot)?;
+        Some(Leaf { page, accessible: false, write: false, special: false, huge: false })
+    })
+}
+
+/// The PTE at an address, if there is a table for it. Takes no step.
+fn peek_pte(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Pte> {
+    let pud = peek_pud(cpu, mm, addr).filter(|pud| !pud.bad())?;
+    let pmd = Pmd(pmd_offset(pud, addr).0.word(cpu.world).read());
+    (!pmd.bad()).then(|| Pte(pte_offset_map(pmd, addr).0.word(cpu.world).read()))
+}
+
+/// The slot of the swap entry at an address. Takes no step.
+pub(crate) fn swap_slot_at(cpu: &Cpu, mm: MmId, addr: u64) -> Option<SwapSlot> {
+    peek_pte(cpu, mm, addr)?.swap_slot()
 }
 
 /// The frame an address is mapped to, PROT_NONE included, unless it is a raw

@@ -17,7 +17,7 @@ use super::cpu::Cpu;
 use super::filemap::File;
 use super::folio::{page_anon_exclusive, smp_mb, smp_mb__after_atomic};
 use super::fork::page_needs_cow_for_dma;
-use super::huge_memory::split_huge_pmd_freeze;
+use super::huge_memory::{split_huge_pmd, split_huge_pmd_freeze};
 use super::hugetlb;
 use super::limits::{HPAGE_PMD_NR, PAGE_SIZE, PMD_SIZE};
 use super::mm::{self, MmId, Vma};
@@ -30,6 +30,7 @@ use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, mm_find_pmd, pmd_lock, pte_offset_map_lock, pte_unmap_unlock,
     spin_unlock,
 };
+use super::swap::{page_swap_entry, swap_duplicate, swap_free};
 use crate::errno::Errno;
 use crate::flags::{Pg, VmFlags};
 use crate::history::{Base, Defect};
@@ -303,6 +304,56 @@ pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
         }
     }
     true
+}
+
+/// Replaces every mapping of the compound page of `head`, which is in the swap
+/// cache, by a swap entry, as far as it goes: on v6.12 not where a page is
+/// exclusive and may be pinned. C: try_to_unmap(), mm/rmap.c
+pub(crate) fn try_to_unmap(cpu: &Cpu, head: Page) {
+    let place = RmapPlace::of(cpu, head);
+    for i in 0..compound_nr(cpu, head) {
+        for (vma, addr) in rmap_walk(cpu, place, i) {
+            let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) else { continue };
+            let pmd = pmdp.read(cpu);
+            if pmd.trans_huge() && pmd.pfn() == head {
+                split_huge_pmd(cpu, &vma, pmdp);
+            }
+            if !swap_out_pte(cpu, &vma, addr, head.nth(i)) {
+                return;
+            }
+        }
+    }
+}
+
+/// One PTE of try_to_unmap_one(): false if the page may not lose its
+/// exclusivity.
+fn swap_out_pte(cpu: &Cpu, vma: &Vma, addr: u64, page: Page) -> bool {
+    let mut done = true;
+    with_pte_of(cpu, vma, addr, page, |ptep, _| {
+        let exclusive = cpu.since(Base::V6_12) && page_anon_exclusive(cpu, page);
+        let pte = ptep.get_and_clear(cpu);
+        if pte.dirty() {
+            set_page_dirty(cpu, page);
+        }
+        let Some(slot) = page_swap_entry(cpu, page) else {
+            cpu.warn_on(true, "try_to_unmap_one", "the page is not in the swap cache");
+            ptep.set(cpu, pte);
+            done = false;
+            return;
+        };
+        swap_duplicate(cpu, slot);
+        // C: see folio_try_share_anon_rmap_pte(): the entry is cleared first
+        if exclusive && folio_try_share_anon_rmap(cpu, page).is_err() {
+            swap_free(cpu, slot);
+            ptep.set(cpu, pte);
+            done = false;
+            return;
+        }
+        ptep.set(cpu, Pte::mk_swap(slot, exclusive));
+        page_remove_rmap(cpu, page, false);
+        put_page(cpu, page);
+    });
+    done
 }
 
 /// False if the page may not lose its exclusivity.

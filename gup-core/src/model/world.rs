@@ -7,6 +7,7 @@ use super::lru::Lru;
 use super::mm::{Mm, MmId};
 use super::page::{Mapping, Page, PageFrame};
 use super::pgtable::Tables;
+use super::swap::Swap;
 use super::vmstat::NodeStat;
 use super::zone::Zone;
 use crate::atomic::{Atomic32, Word64};
@@ -26,6 +27,7 @@ pub struct World {
     pub(crate) files: [AddressSpace; File::COUNT],
     pub(crate) zone: Locked<Zone>,
     pub(crate) lru: Locked<Lru>,
+    pub(crate) swap: Locked<Swap>,
     /// Pageblocks of type MIGRATE_ISOLATE, one bit each.
     pub(crate) isolated_blocks: Atomic32,
     pub(crate) vmstat: [Word64; NodeStat::COUNT],
@@ -45,6 +47,7 @@ impl World {
             files: File::ALL_ARRAY.map(AddressSpace::new),
             zone: Locked::new(Zone::new(&limits)),
             lru: Locked::new(Lru::new()),
+            swap: Locked::new(Swap::new()),
             isolated_blocks: Atomic32::new(0),
             vmstat: std::array::from_fn(|_| Word64::new(0)),
             irqs_off: Atomic32::new(0),
@@ -76,6 +79,7 @@ impl World {
         }
         *self.zone.lock() = Zone::new(&self.limits);
         *self.lru.lock() = Lru::new();
+        *self.swap.lock() = Swap::new();
         self.isolated_blocks.set(0);
         for v in &self.vmstat {
             v.set(0);
@@ -99,6 +103,7 @@ impl World {
         }
         *self.zone.lock() = other.zone.lock().clone();
         *self.lru.lock() = other.lru.lock().clone();
+        *self.swap.lock() = other.swap.lock().clone();
         self.isolated_blocks.set(other.isolated_blocks.read());
         for (to, from) in self.vmstat.iter().zip(&other.vmstat) {
             to.set(from.read());

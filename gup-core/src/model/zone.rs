@@ -123,7 +123,7 @@ impl Zone {
 }
 
 /// The lowest naturally aligned run of 2^order frames.
-fn first_fit(mut free: u128, order: u32) -> Option<Page> {
+pub(crate) fn first_fit(mut free: u128, order: u32) -> Option<Page> {
     // After step k a bit says that 2^(k+1) frames from it on are free.
     for k in 0..order {
         free &= free >> (1 << k);
@@ -140,7 +140,7 @@ fn first_fit(mut free: u128, order: u32) -> Option<Page> {
 }
 
 /// The frames of the 2^order pages from `page`.
-fn span(page: Page, order: u32) -> u128 {
+pub(crate) fn span(page: Page, order: u32) -> u128 {
     frames(page.0, page.0 + (1 << order))
 }
 
