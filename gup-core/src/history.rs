@@ -382,6 +382,65 @@ defects! {
         oracles: &["reliability"],
         reach: Reach::Race,
     };
+    /// fork() shares pinned pages.
+    NoEarlyCowAtFork = DefectInfo {
+        slug: "no-early-cow-at-fork",
+        introduced: None,
+        fixed: Commit {
+            id: "70e806e4e645",
+            subject: "mm: Do early cow for pinned pages during fork() for ptes",
+            release: "v5.9",
+        },
+        bases: &[(Base::V5_15, Released::Fixed)],
+        what: "fork() write-protects and shares a pinned page; the next store of \
+               the process that pinned it goes to a copy",
+        oracles: &["reliability"],
+        reach: Reach::Sequence,
+    };
+    /// do_wp_page() reuses a page if one mapping is left.
+    MapcountDecidesReuse = DefectInfo {
+        slug: "mapcount-decides-reuse",
+        introduced: None,
+        fixed: Commit {
+            id: "09854ba94c6a",
+            subject: "mm: do_wp_page() simplification",
+            release: "v5.9-rc5",
+        },
+        bases: &[(Base::V5_15, Released::Fixed)],
+        what: "do_wp_page() asks for mappings, not references: a child that keeps a \
+               reference and unmaps sees the parent's later stores (CVE-2020-29374)",
+        oracles: &["isolation"],
+        reach: Reach::Sequence,
+    };
+    /// A longterm pin is taken although the page could not be moved.
+    MigrateFailureIsSuccess = DefectInfo {
+        slug: "migrate-failure-is-success",
+        introduced: None,
+        fixed: Commit {
+            id: "f0f4463837da",
+            subject: "mm/gup: return an error on migration failure",
+            release: "v5.13-rc1",
+        },
+        bases: &[(Base::V5_15, Released::Fixed)],
+        what: "when migration fails, the pages are pinned again where they are, and \
+               the call succeeds",
+        oracles: &["placement"],
+        reach: Reach::Sequence,
+    };
+    /// Only CMA pages are moved out of the way of a longterm pin.
+    CmaOnly = DefectInfo {
+        slug: "cma-only",
+        introduced: None,
+        fixed: Commit {
+            id: "d1e153fea2a8",
+            subject: "mm/gup: migrate pinned pages out of movable zone",
+            release: "v5.13-rc1",
+        },
+        bases: &[(Base::V5_15, Released::Fixed)],
+        what: "pages in ZONE_MOVABLE are pinned for long where they are",
+        oracles: &["placement"],
+        reach: Reach::Sequence,
+    };
     /// Reclaim does not ask whether a page is pinned.
     SwapOutOfPinned = DefectInfo {
         slug: "swap-out-of-pinned",

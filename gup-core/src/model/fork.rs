@@ -30,7 +30,7 @@ use super::swap::swap_duplicate;
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{GFP_HIGHUSER_MOVABLE, VmFlags};
-use crate::history::Base;
+use crate::history::{Base, Defect};
 
 /// Makes `child` a copy of `parent`. C: dup_mmap(), kernel/fork.c
 ///
@@ -186,7 +186,8 @@ fn copy_present_pte(
                 return copy_present_page(cpu, dst, dst_ptep, addr, page);
             }
         } else {
-            if page_needs_cow_for_dma(cpu, src, page) {
+            let early = !cpu.has(Defect::NoEarlyCowAtFork);
+            if early && page_needs_cow_for_dma(cpu, src, page) {
                 return copy_present_page(cpu, dst, dst_ptep, addr, page);
             }
             get_page(cpu, page);

@@ -33,7 +33,7 @@ use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, Ptl, leaf_at, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc,
     pte_offset_map_lock, pte_unmap_unlock,
 };
-use super::reclaim::do_swap_page;
+use super::reclaim::{do_swap_page, reuse_swap_page};
 use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
 use super::swap::{
     free_page_and_swap_cache, free_swap_and_cache, free_swap_cache, in_swap_cache, try_to_free_swap,
@@ -41,7 +41,7 @@ use super::swap::{
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, VmFault, VmFlags};
-use crate::history::Base;
+use crate::history::{Base, Defect};
 use crate::step::StepKind;
 
 /// The page behind a PTE, if it has a struct page that counts mappings.
@@ -262,6 +262,15 @@ pub(crate) fn do_wp_page(
 /// Whether the fault's own mapping holds the one reference on the page. The
 /// part of do_wp_page() that looks at anonymous pages, v5.15
 fn can_reuse_page(cpu: &Cpu, page: Page) -> bool {
+    if cpu.has(Defect::MapcountDecidesReuse) {
+        // References without a mapping do not count.
+        if !trylock_page(cpu, page) {
+            return false;
+        }
+        let mine = reuse_swap_page(cpu, page);
+        unlock_page(cpu, page);
+        return mine;
+    }
     if page_count(cpu, page) != 1 || !trylock_page(cpu, page) {
         return false;
     }

@@ -388,10 +388,8 @@ pub fn page_maybe_dma_pinned(cpu: &Cpu, page: Page) -> bool {
 pub fn is_pinnable_page(cpu: &Cpu, page: Page) -> bool {
     let isolate =
         !cpu.has(Defect::IsolateIsPinnable) && zone::is_migrate_isolate_page(cpu.world, page);
-    !(zone::is_zone_movable_page(cpu.world, page)
-        || zone::is_migrate_cma_page(cpu.world, page)
-        || isolate)
-        || is_zero_page(cpu, page)
+    let movable = !cpu.has(Defect::CmaOnly) && zone::is_zone_movable_page(cpu.world, page);
+    !(movable || zone::is_migrate_cma_page(cpu.world, page) || isolate) || is_zero_page(cpu, page)
 }
 
 /// C: is_zero_pfn(page_to_pfn(page)), linux/pgtable.h

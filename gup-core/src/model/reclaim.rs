@@ -257,7 +257,7 @@ fn whole_folio(
 /// Whether the mapping or swap entry of the fault is the only one; the page
 /// leaves the swap cache then. References do not count.
 /// C: reuse_swap_page(), mm/swapfile.c, v5.15
-fn reuse_swap_page(cpu: &Cpu, page: Page) -> bool {
+pub(crate) fn reuse_swap_page(cpu: &Cpu, page: Page) -> bool {
     let head = compound_head(cpu, page);
     let each = |i| page_mapcount(cpu, head.nth(i)) + page_swapcount(cpu, head.nth(i));
     let count = (0..compound_nr(cpu, head)).map(each).max().unwrap_or(0);

@@ -104,6 +104,12 @@ pub(crate) fn __gup_longterm_locked(
         let got = pages.as_deref().map_or(&[][..], |p| &p[..n]);
         match check_and_migrate_movable_pages(cpu, got, gup_flags) {
             Ok(0) => {}
+            // Pinned again where they are, without another look.
+            Err(_) if cpu.has(Defect::MigrateFailureIsSuccess) => {
+                break __get_user_pages_locked(
+                    cpu, mm, start, nr_pages, pages, vmas, None, gup_flags,
+                );
+            }
             rc => break rc,
         }
     };
