@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What runs in the world: the port, or something else with the same calls.
 
-#[cfg(feature = "real-gup")]
 use gup_core::Errno;
 use gup_core::flags::Foll;
-use gup_core::gup::v5_15 as gup;
+use gup_core::history::Base;
 use gup_core::model::mm::Vma;
 use gup_core::model::{Cpu, Page};
 
@@ -36,69 +35,123 @@ pub struct Port;
 
 impl Subject for Port {
     fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
-        let (mm, start, nr) = (op.range.mm, op.range.addr(), usize::from(op.range.pages));
-        let Args { pages, vmas, locked } = args;
-        let flags: Foll = op.flags;
-        match op.call {
-            Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages, vmas),
-            Call::GetUserPagesLocked => {
-                gup::get_user_pages_locked(cpu, start, nr, flags, pages, locked)
-            }
-            Call::GetUserPagesUnlocked => {
-                gup::get_user_pages_unlocked(cpu, start, nr, pages, flags)
-            }
-            Call::GetUserPagesRemote => {
-                gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
-            }
-            Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages, vmas),
-            Call::PinUserPagesLocked => {
-                gup::pin_user_pages_locked(cpu, start, nr, flags, pages, locked)
-            }
-            Call::PinUserPagesUnlocked => {
-                gup::pin_user_pages_unlocked(cpu, start, nr, pages, flags)
-            }
-            Call::PinUserPagesRemote => {
-                gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
-            }
-            Call::GetUserPagesFast
-            | Call::GetUserPagesFastOnly
-            | Call::PinUserPagesFast
-            | Call::PinUserPagesFastOnly => {
-                call_fast(cpu, op.call, start, nr, flags, pages.unwrap_or_default())
-            }
+        match cpu.kernel.base() {
+            Base::V5_15 => call_v5_15(cpu, op, args),
+            Base::V6_12 => call_v6_12(cpu, op, args),
         }
     }
 
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
-        match how {
-            Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
-            Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
-            Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-            Unpin::RangeDirtyLock => {
-                for run in pages.chunk_by(|a, b| a.nth(1) == *b) {
-                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
-                }
+        match cpu.kernel.base() {
+            Base::V5_15 => unpin_v5_15(cpu, how, pages),
+            Base::V6_12 => unpin_v6_12(cpu, how, pages),
+        }
+    }
+}
+
+fn call_v5_15(cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+    use gup_core::gup::v5_15 as gup;
+    let (mm, start, nr) = (op.range.mm, op.range.addr(), usize::from(op.range.pages));
+    let Args { pages, vmas, locked } = args;
+    let flags: Foll = op.flags;
+    match op.call {
+        Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages, vmas),
+        Call::GetUserPagesLocked => {
+            gup::get_user_pages_locked(cpu, start, nr, flags, pages, locked)
+        }
+        Call::GetUserPagesUnlocked => gup::get_user_pages_unlocked(cpu, start, nr, pages, flags),
+        Call::GetUserPagesRemote => {
+            gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
+        }
+        Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages, vmas),
+        Call::PinUserPagesLocked => {
+            gup::pin_user_pages_locked(cpu, start, nr, flags, pages, locked)
+        }
+        Call::PinUserPagesUnlocked => gup::pin_user_pages_unlocked(cpu, start, nr, pages, flags),
+        Call::PinUserPagesRemote => {
+            gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
+        }
+        Call::GetUserPagesFast => {
+            gup::get_user_pages_fast(cpu, start, nr, flags, pages.unwrap_or_default())
+        }
+        Call::PinUserPagesFast => {
+            gup::pin_user_pages_fast(cpu, start, nr, flags, pages.unwrap_or_default())
+        }
+        Call::GetUserPagesFastOnly => {
+            Ok(gup::get_user_pages_fast_only(cpu, start, nr, flags, pages.unwrap_or_default()))
+        }
+        Call::PinUserPagesFastOnly => {
+            Ok(gup::pin_user_pages_fast_only(cpu, start, nr, flags, pages.unwrap_or_default()))
+        }
+    }
+}
+
+fn unpin_v5_15(cpu: &Cpu, how: Unpin, pages: &[Page]) {
+    use gup_core::gup::v5_15 as gup;
+    match how {
+        Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
+        Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
+        Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
+        Unpin::RangeDirtyLock => {
+            for run in runs(pages) {
+                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
             }
         }
     }
 }
 
-fn call_fast(
-    cpu: &Cpu,
-    call: Call,
-    start: u64,
-    nr: usize,
-    flags: Foll,
-    pages: &mut [Page],
-) -> CallResult {
-    match call {
-        Call::GetUserPagesFast => gup::get_user_pages_fast(cpu, start, nr, flags, pages),
-        Call::PinUserPagesFast => gup::pin_user_pages_fast(cpu, start, nr, flags, pages),
-        Call::PinUserPagesFastOnly => {
-            Ok(gup::pin_user_pages_fast_only(cpu, start, nr, flags, pages))
+fn call_v6_12(cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+    use gup_core::gup::v6_12 as gup;
+    let (mm, start, nr) = (op.range.mm, op.range.addr(), usize::from(op.range.pages));
+    let Args { pages, vmas: _, locked } = args;
+    let flags: Foll = op.flags;
+    match op.call {
+        Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages),
+        Call::GetUserPagesUnlocked => gup::get_user_pages_unlocked(cpu, start, nr, pages, flags),
+        Call::GetUserPagesRemote => {
+            gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
         }
-        _ => Ok(gup::get_user_pages_fast_only(cpu, start, nr, flags, pages)),
+        Call::GetUserPagesFast => {
+            gup::get_user_pages_fast(cpu, start, nr, flags, pages.unwrap_or_default())
+        }
+        Call::GetUserPagesFastOnly => {
+            gup::get_user_pages_fast_only(cpu, start, nr, flags, pages.unwrap_or_default())
+        }
+        Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages.unwrap_or_default()),
+        Call::PinUserPagesUnlocked => {
+            gup::pin_user_pages_unlocked(cpu, start, nr, pages.unwrap_or_default(), flags)
+        }
+        Call::PinUserPagesRemote => {
+            let pages = pages.unwrap_or_default();
+            gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
+        }
+        Call::PinUserPagesFast => {
+            gup::pin_user_pages_fast(cpu, start, nr, flags, pages.unwrap_or_default())
+        }
+        // The executor skips calls that the base does not have.
+        Call::GetUserPagesLocked | Call::PinUserPagesLocked | Call::PinUserPagesFastOnly => {
+            Err(Errno::EOPNOTSUPP)
+        }
     }
+}
+
+fn unpin_v6_12(cpu: &Cpu, how: Unpin, pages: &[Page]) {
+    use gup_core::gup::v6_12 as gup;
+    match how {
+        Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
+        Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
+        Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
+        Unpin::RangeDirtyLock => {
+            for run in runs(pages) {
+                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
+            }
+        }
+    }
+}
+
+/// Runs of consecutive frames.
+fn runs(pages: &[Page]) -> impl Iterator<Item = &[Page]> {
+    pages.chunk_by(|a, b| a.nth(1) == *b)
 }
 
 /// mm/gup.c itself, of the kernel tree that this was built with.
@@ -147,7 +200,7 @@ impl Subject for RealGup {
             Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
             Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
             Unpin::RangeDirtyLock => {
-                for run in pages.chunk_by(|a, b| a.nth(1) == *b) {
+                for run in runs(pages) {
                     gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
                 }
             }

@@ -30,7 +30,7 @@ pub enum Base {
 
 impl Base {
     /// Every base.
-    pub const ALL: &'static [Base] = &[Base::V5_15];
+    pub const ALL: &'static [Base] = &[Base::V5_15, Base::V6_12];
     /// Its name in the text form of kernels.
     pub fn name(self) -> &'static str {
         match self {
@@ -361,6 +361,60 @@ defects! {
                may still walk it",
         oracles: &["reliability"],
         reach: Reach::Race,
+    };
+    /// The batch grab of a THP uses the fast path's helper: the seed again.
+    BatchGrabIsFast = DefectInfo {
+        slug: "batch-grab-is-fast",
+        introduced: Some(Commit {
+            id: "57edfcfd3419",
+            subject: "mm/gup: accelerate thp gup even for \"pages != NULL\"",
+            release: "v6.6-rc1",
+        }),
+        fixed: Commit {
+            id: "f442fa614137",
+            subject: "mm: gup: stop abusing try_grab_folio",
+            release: "v6.10",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "__get_user_pages() grabs the further pages of a THP with the fast \
+               path's helper, which refuses FOLL_LONGTERM on a movable page: \
+               EFAULT instead of migrating it",
+        oracles: &["splat", "errno"],
+        reach: Reach::Sequence,
+    };
+    /// The zero page is pinned like any other.
+    ZeroPagePinned = DefectInfo {
+        slug: "zero-page-pinned",
+        introduced: Some(Commit {
+            id: "3faa52c03f44",
+            subject: "mm/gup: track FOLL_PIN pages",
+            release: "v5.7-rc1",
+        }),
+        fixed: Commit {
+            id: "c8070b787519",
+            subject: "mm: Don't pin ZERO_PAGE in pin_user_pages()",
+            release: "v6.5-rc1",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "pins of the zero page add to its reference count, which everybody \
+               shares and a program can make overflow",
+        oracles: &["accounting"],
+        reach: Reach::Sequence,
+    };
+    /// A folio that was isolated counts as one that was not.
+    IsolationInverted = DefectInfo {
+        slug: "isolation-inverted",
+        introduced: None,
+        fixed: Commit {
+            id: "aa1e6a932ca6",
+            subject: "mm/gup: fix the wrong return value of folio_isolate_lru()",
+            release: "v6.3-rc4",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "the answer of folio_isolate_lru() is taken the wrong way round: what \
+               was isolated is lost, and what was not is migrated",
+        oracles: &["accounting", "splat", "progress"],
+        reach: Reach::Sequence,
     };
     /// PageAnonExclusive is cleared without barriers against GUP-fast.
     ExclusiveWithoutBarriers = DefectInfo {

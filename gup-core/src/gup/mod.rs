@@ -15,3 +15,4 @@
 //!   all defects off the text is the fixed kernel's.
 
 pub mod v5_15;
+pub mod v6_12;

@@ -569,6 +569,12 @@ pub fn assert_spin_locked(cpu: &Cpu, pmdp: PmdPtr, function: &'static str) {
     cpu.bug_on(!held, function, "the PMD lock is not held");
 }
 
+/// C: assert_spin_locked(pud_lockptr(mm, pud))
+pub fn assert_pud_locked(cpu: &Cpu, pudp: PudPtr, function: &'static str) {
+    let held = cpu.held.get() & 1 << pudp.0.table != 0;
+    cpu.bug_on(!held, function, "the PUD lock is not held");
+}
+
 /// C: pmd_lock(), linux/mm.h
 pub fn pmd_lock(cpu: &Cpu, pmdp: PmdPtr) -> Ptl {
     let ptl = Ptl(pmdp.0.table);
@@ -594,6 +600,32 @@ pub fn pte_offset_map_lock(cpu: &Cpu, pmd: Pmd, addr: u64) -> (PtePtr, Ptl) {
     let ptl = Ptl(pmd.table());
     spin_lock(cpu, ptl);
     (pte_offset_map(pmd, addr), ptl)
+}
+
+/// The PTE slot under the value of a PMD; `None` if that leads to no table.
+/// C: __pte_offset_map(), mm/pgtable-generic.c, v6.12
+#[inline]
+pub fn __pte_offset_map(pmd: Pmd, addr: u64) -> Option<PtePtr> {
+    // PORT: a bad entry, which the C would clear, only comes from a huge one.
+    let table = !pmd.none() && !pmd.is_migration() && !pmd.trans_huge() && !pmd.bad();
+    table.then(|| pte_offset_map(pmd, addr))
+}
+
+/// Locks the table that the PMD points to, now and once the lock is taken;
+/// `None` if there is no table. C: __pte_offset_map_lock(),
+/// mm/pgtable-generic.c, v6.12
+pub fn __pte_offset_map_lock(cpu: &Cpu, pmdp: PmdPtr, addr: u64) -> Option<(PtePtr, Ptl)> {
+    // again:
+    loop {
+        let pmd = pmdp.read(cpu);
+        let ptep = __pte_offset_map(pmd, addr)?;
+        let ptl = Ptl(pmd.table());
+        spin_lock(cpu, ptl);
+        if pmd == pmdp.read(cpu) {
+            return Some((ptep, ptl));
+        }
+        pte_unmap_unlock(cpu, ptep, ptl);
+    }
 }
 
 /// C: pte_unmap_unlock(), linux/mm.h
