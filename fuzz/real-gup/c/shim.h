@@ -130,7 +130,8 @@ static inline void list_add_tail(struct list_head *new, struct list_head *head)
 typedef struct { int counter; } atomic_t;
 
 /* --------------------------------------------------------------- pages and folios */
-struct address_space { char kind; };
+/* Aligned: the low bits of folio->mapping are flags. */
+struct address_space { u64 kind; };
 #define SHIM_PAGE_FIELDS			\
 	struct list_head lru;		\
 	struct address_space *mapping;	\
@@ -457,6 +458,7 @@ enum {
 	SHIM_VMA_FAULT = 4,	/* it has a fault handler */
 	SHIM_VMA_SECRETMEM = 8,
 	SHIM_VMA_DIRTY_TRACKING = 16,
+	SHIM_VMA_HUGETLB = 32,
 };
 struct vm_area_struct *shim_keep_vma(unsigned int mm, struct shim_vma found);
 struct shim_vma shim_find_vma(unsigned int mm, u64 addr);
@@ -467,7 +469,7 @@ struct shim_vma shim_vma_lookup(unsigned int mm, u64 addr);
 #define vma_lookup(m, addr) shim_found(vma_lookup, m, addr)
 #define find_vma_intersection(m, start, end) \
 	({ struct vm_area_struct *v_ = find_vma(m, start); v_ && v_->vm_start < (end) ? v_ : NULL; })
-#define is_vm_hugetlb_page(vma) false
+#define is_vm_hugetlb_page(vma) (!!((vma)->kind & SHIM_VMA_HUGETLB))
 #define vma_is_secretmem(vma) (!!((vma)->kind & SHIM_VMA_SECRETMEM))
 #define vma_is_fsdax(vma) false
 #define vma_needs_dirty_tracking(vma) (!!((vma)->kind & SHIM_VMA_DIRTY_TRACKING))
@@ -604,7 +606,9 @@ struct file { struct address_space *f_mapping; };
 #define i_size_read(inode) 0
 #define hstate_file(file) ((struct hstate *)NULL)
 #define hstate_vma(vma) ((struct hstate *)NULL)
-#define hugetlbfs_pagecache_present(h, vma, addr) ((void)(h), false)
+bool shim_hugetlbfs_pagecache_present(unsigned int mm, uint32_t slot, u64 addr);
+#define hugetlbfs_pagecache_present(h, vma, addr) \
+	((void)(h), shim_call(hugetlbfs_pagecache_present, shim_mm((vma)->vm_mm), (vma)->slot, addr))
 #define huge_page_shift(h) PAGE_SHIFT
 #define huge_page_order(h) 0
 struct folio_batch { struct folio *folios[1]; };

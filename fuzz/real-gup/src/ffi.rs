@@ -12,6 +12,7 @@ use gup_core::flags::{FaultFlag, Gfp};
 use gup_core::model::cpu::TaskFlags;
 use gup_core::model::folio::{self, Folio};
 use gup_core::model::huge_memory::{split_huge_pmd, touch_pmd};
+use gup_core::model::hugetlb::hugetlbfs_pagecache_present;
 use gup_core::model::memory::{handle_mm_fault, vm_normal_page};
 use gup_core::model::migrate::{MigrationTarget, PageList, migrate_pages, putback_movable_pages};
 use gup_core::model::mm::{self, MmId, Vma, vma_at};
@@ -246,6 +247,7 @@ impl From<Option<Vma>> for ShimVma {
             vma.file().is_some(),
             vma.is_secretmem(),
             vma.needs_dirty_tracking(),
+            vma.is_hugetlb(),
         ];
         let kind = kinds.iter().enumerate().map(|(n, &is)| u32::from(is) << n).sum();
         let slot = vma.slot() as u32;
@@ -312,6 +314,9 @@ accessors! {
         if let Some(vma) = vma(cpu, mm, slot) {
             split_huge_pmd(cpu, &vma, PmdPtr(Slot::from_id(pmd)));
         }
+    }
+    fn shim_hugetlbfs_pagecache_present(cpu, mm: c_uint, slot: u32, addr: u64) -> bool {
+        vma(cpu, mm, slot).is_some_and(|v| hugetlbfs_pagecache_present(cpu, &v, addr))
     }
     fn shim_lru_add_drain(cpu) { lru::lru_add_drain(cpu); }
     fn shim_lru_add_drain_all(cpu) { lru::lru_add_drain_all(cpu); }

@@ -12,6 +12,7 @@ use gup_core::errno::Errno;
 use gup_core::flags::{Foll, Pg, VmFlags};
 use gup_core::history::Base;
 use gup_core::model::cpu::Event;
+use gup_core::model::filemap::File;
 use gup_core::model::mm::{Vma, vma_lookup};
 use gup_core::model::page::is_pinnable_page;
 use gup_core::model::pgtable::{Leaf, leaf_or_swapped_at};
@@ -178,8 +179,11 @@ fn reachable(
 ) -> Result<(), Errno> {
     let f = op.flags;
     if vma.is_hugetlb() && f.contains(Foll::DUMP) && cached.is_none() {
-        // A core dump takes what is there.
-        return if leaf.is_some() { Ok(()) } else { Err(Errno::EFAULT) };
+        // A core dump takes what is there: in a PUD, as it is there.
+        let pud = vma.file() == Some(File::HugetlbPud);
+        let as_is = |l: Leaf| l.accessible && (l.write || !f.contains(Foll::WRITE));
+        let there = leaf.is_some_and(|l| !pud || as_is(l));
+        return if there { Ok(()) } else { Err(Errno::EFAULT) };
     }
     if vma.file().is_some() {
         return Ok(());

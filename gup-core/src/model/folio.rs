@@ -197,10 +197,13 @@ pub fn page_anon(cpu: &Cpu, page: Page) -> bool {
 
 /// Whether the anonymous page is certainly mapped by one process alone. Of a
 /// THP that a PMD maps only its head tells; of one that PTEs map each page for
-/// itself. C: PageAnonExclusive(), linux/page-flags.h
+/// itself; of a page of hugetlbfs always the head, whichever page is asked.
+/// C: PageAnonExclusive(), linux/page-flags.h
 #[inline]
 pub fn page_anon_exclusive(cpu: &Cpu, page: Page) -> bool {
-    page::test_flag(cpu, page, Pg::ANON_EXCLUSIVE)
+    let head = cpu.world.head_of(page);
+    let hugetlb = cpu.world.frame(head).flags.read() as u32 & Pg::HUGETLB.bits() != 0;
+    page::test_flag(cpu, if hugetlb { head } else { page }, Pg::ANON_EXCLUSIVE)
 }
 
 /// C: folio_test_dirty(), linux/page-flags.h
