@@ -26,6 +26,7 @@ use crate::subject::{Args, Subject};
 const NO_PROCESS: Outcome = Outcome::Skipped("no such process");
 const NO_HANDLE: Outcome = Outcome::Skipped("no such handle");
 const NO_CALL: Outcome = Outcome::Skipped("this base has no such call");
+const NEVER_ENDS: Outcome = Outcome::Skipped("waiver forced-read-of-a-prot-none-pud");
 const NO_FLAG: Outcome = Outcome::Skipped("this base has no such flag");
 const HANDLE_BUSY: Outcome = Outcome::Skipped("handle in use");
 
@@ -51,6 +52,7 @@ impl<S: Subject> Run<'_, S> {
         let (outcome, misuse) = match op.what {
             What::Call(call) if !call.call.exists_in(base) => return Ok(NO_CALL),
             What::Call(call) if !flags_of(base).contains(call.flags) => return Ok(NO_FLAG),
+            What::Call(call) if self.never_ends(&call) => return Ok(NEVER_ENDS),
             What::Call(call) => self.call(&call)?,
             ref what => (self.other(what)?, false),
         };
@@ -399,6 +401,16 @@ impl<S: Subject> Run<'_, S> {
             contents::read(self.ledger, held.pid, page, expect, token).map_or(Ok(()), Err)?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// Waiver forced-read-of-a-prot-none-pud.
+    fn never_ends(&self, op: &CallOp) -> bool {
+        let forced = op.flags.contains(Foll::FORCE) && !op.flags.contains(Foll::WRITE);
+        let prot_none_pud = |addr| {
+            let vma = vma_lookup(self.cpu, op.range.mm, addr);
+            vma.is_some_and(|v| v.file() == Some(File::HugetlbPud) && !v.is_accessible())
+        };
+        forced && !op.call.fast_only() && op.range.addrs().any(prot_none_pud)
     }
 
     /// A call of mm/gup.c; also whether it broke a documented rule.

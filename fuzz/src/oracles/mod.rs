@@ -116,6 +116,22 @@ pub const WAIVERS: &[Waiver] = &[
                  (gup_must_unshare())",
     },
     Waiver {
+        slug: "forced-read-of-a-prot-none-pud",
+        base: Base::V6_12,
+        oracle: "progress",
+        reason: "pud_present() does not know PROT_NONE leaves, which pte_present() does: \
+                 follow_pud_mask() finds nothing, hugetlb_fault() finds nothing to do, and \
+                 __get_user_pages() goes round until it is killed; since 9cb28da54643 (v6.10) \
+                 hugetlb pages are looked up so",
+    },
+    Waiver {
+        slug: "gigantic-page-by-its-head",
+        base: Base::V6_12,
+        oracle: "placement",
+        reason: "folio_is_longterm_pinnable() asks for the pageblock of the head alone; a page \
+                 of PUD size spans several, of which others may be isolated",
+    },
+    Waiver {
         slug: "hugetlb-reuse-by-mapcount",
         base: Base::V6_12,
         oracle: "isolation",

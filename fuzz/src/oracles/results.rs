@@ -46,6 +46,8 @@ pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
         return None;
     }
     let misplaced = |&p: &Page| {
+        // Waiver gigantic-page-by-its-head.
+        let p = if cpu.world.look(p).hugetlb { cpu.world.head_of(p) } else { p };
         p != Page::UNSET
             && p != cpu.world.zero_page()
             && (matches!(place(cpu.world, p), Place::Movable | Place::Cma)
