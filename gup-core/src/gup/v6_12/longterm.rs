@@ -119,9 +119,10 @@ fn collect_longterm_unpinnable_folios(
                 break 'next;
             }
             movable_folio_list.add_tail(folio.page());
+            // PORT: two arguments, in the order in which gcc evaluates them.
+            let nr = folio_nr_pages(cpu, folio) as i64;
             let file = folio_is_file_lru(cpu, folio);
             let item = if file { NodeStat::NR_ISOLATED_FILE } else { NodeStat::NR_ISOLATED_ANON };
-            let nr = folio_nr_pages(cpu, folio) as i64;
             node_stat_mod_folio(cpu, folio, item, nr);
         }
         next = pofs_next_folio(cpu, folio, pofs, &mut i);
