@@ -15,6 +15,8 @@ pub mod exec;
 pub mod generators;
 pub mod on_kernel;
 pub mod oracles;
+#[cfg(feature = "real-gup")]
+pub mod real;
 pub mod repro;
 pub mod scenario;
 pub mod subject;

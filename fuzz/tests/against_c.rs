@@ -11,7 +11,9 @@ use gup_core::model::{Cpu, Limits, Page, World};
 use gup_core::splat::SplatKind;
 use gup_fuzz::exec::against::Against;
 use gup_fuzz::generators::Generator;
-use gup_fuzz::scenario::Scenario;
+use gup_fuzz::real::{against_c, explain};
+use gup_fuzz::repro::text;
+use gup_fuzz::scenario::{Op, Scenario};
 use gup_fuzz::subject::RealGup;
 
 fn kernel() -> Kernel {
@@ -81,4 +83,37 @@ fn the_c_takes_the_same_steps_every_time() {
         assert_eq!(against.run(&s.ops), None);
     }
     assert!(against.ops_run() > 10_000);
+}
+
+/// Nothing differs, or the test fails with two columns of steps.
+fn same(against: &mut gup_fuzz::real::PortAgainstC, ops: &[Op]) {
+    if against.run(ops).is_some() {
+        panic!("\n{}", explain(against, ops).unwrap_or_default());
+    }
+}
+
+#[test]
+fn the_port_is_the_c_on_every_tracked_scenario() {
+    let mut against = against_c();
+    let mut seen = 0;
+    for dir in ["seeds", "regressions"] {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
+        for file in std::fs::read_dir(dir).unwrap().flatten() {
+            let r = text::parse(&std::fs::read(file.path()).unwrap()).unwrap();
+            same(&mut against, &r.ops());
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen} scenarios");
+}
+
+#[test]
+fn the_port_is_the_c_on_random_scenarios() {
+    let mut against = against_c();
+    let (mut generator, mut s) = (Generator::new(7, Base::V6_12), Scenario::default());
+    for _ in 0..10_000 {
+        generator.scenario(&mut s);
+        same(&mut against, &s.ops);
+    }
+    assert!(against.ops_run() > 50_000);
 }

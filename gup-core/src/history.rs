@@ -297,7 +297,7 @@ defects! {
                       follow_page_pte()",
             release: "v6.18-rc1",
         },
-        bases: &[(Base::V5_15, Released::Open)],
+        bases: &[(Base::V5_15, Released::Open), (Base::V6_12, Released::Open)],
         what: "gup_pte_range() returns the error of arch_make_page_accessible() \
                where 0 means failure: the walk goes on in the next table, and \
                later pages land in the places of earlier ones",

@@ -8,6 +8,7 @@
 //! A reproducer says on which kernel it runs and which oracle fires there,
 //! so that it can be replayed by anyone, and years later.
 
+pub mod columns;
 pub mod minimise;
 pub mod report;
 pub mod text;

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The port beside the mm/gup.c that this was built with.
+
+use gup_core::history::{Base, Kernel};
+use real_gup::sites;
+
+use crate::exec::against::{Against, Divergence};
+use crate::repro::Reproducer;
+use crate::repro::columns::columns;
+use crate::repro::minimise::minimise;
+use crate::scenario::Op;
+use crate::subject::{Port, RealGup};
+
+/// The port beside the C.
+pub type PortAgainstC = Against<Port, RealGup>;
+
+/// The kernel whose port follows the text: the base as it was released.
+pub fn kernel() -> Kernel {
+    Kernel::released(Base::V6_12)
+}
+
+/// A comparison on [`kernel`].
+pub fn against_c() -> PortAgainstC {
+    Against::new(kernel(), Port, RealGup)
+}
+
+/// A divergence made small, and told: the scenario, and the steps of both in
+/// two columns, with the line of the C beside each.
+pub fn explain(against: &mut PortAgainstC, ops: &[Op]) -> Option<String> {
+    let (ops, _) = minimise(ops, |ops| against.run(ops).map(|d| d.finding))?;
+    let divergence: Divergence = against.run(&ops)?;
+    let upto = &ops[..(divergence.finding.op + 1).min(ops.len())];
+    let (ours, theirs) = against.steps_of_last(upto, || sites::keep(true));
+    let kept = sites::kept();
+    sites::keep(false);
+    let place = |i: usize| {
+        let site = kept.iter().rfind(|site| site.step as usize <= i);
+        site.map(sites::Site::describe).unwrap_or_default()
+    };
+    let scenario = Reproducer::from_ops(kernel(), &ops);
+    Some(columns(&scenario, &divergence, &ours, &theirs, place))
+}
