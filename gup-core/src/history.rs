@@ -317,9 +317,39 @@ defects! {
             subject: "mm/secretmem: fix GUP-fast succeeding on secretmem folios",
             release: "v6.9-rc3",
         },
-        bases: &[(Base::V5_15, Released::Open)],
+        bases: &[(Base::V5_15, Released::Open), (Base::V6_12, Released::Fixed)],
         what: "GUP-fast takes a page that is not on the LRU for no secret memory; \
                a fresh one waits in a per-CPU batch, and is handed out",
+        oracles: &["permission"],
+        reach: Reach::Sequence,
+    };
+    /// The slow path pins pages of any file for long and for writing.
+    LongtermWriteToFile = DefectInfo {
+        slug: "longterm-write-to-file",
+        introduced: None,
+        fixed: Commit {
+            id: "8ac268436e6d",
+            subject: "mm/gup: disallow FOLL_LONGTERM GUP-nonfast writing to file-backed mappings",
+            release: "v6.5-rc1",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "the slow path hands out pages for longterm stores that their file \
+               system must notice, and cannot once it has cleaned them",
+        oracles: &["permission"],
+        reach: Reach::Sequence,
+    };
+    /// GUP-fast does.
+    FastLongtermWriteToFile = DefectInfo {
+        slug: "fast-longterm-write-to-file",
+        introduced: None,
+        fixed: Commit {
+            id: "a6e79df92e4a",
+            subject: "mm/gup: disallow FOLL_LONGTERM GUP-fast writing to file-backed mappings",
+            release: "v6.5-rc1",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "GUP-fast hands out what the slow path refuses: pages for longterm \
+               stores that their file system must notice",
         oracles: &["permission"],
         reach: Reach::Sequence,
     };

@@ -7,6 +7,7 @@ use gup_core::gup::v5_15::{
     get_user_pages_unlocked, pin_user_pages, pin_user_pages_fast, pin_user_pages_fast_only,
     unpin_user_pages,
 };
+use gup_core::history::{Base, Kernel};
 use gup_core::invariants::{
     Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
     page_caches_match,
@@ -291,4 +292,28 @@ fn a_mapping_that_is_cut_keeps_the_offsets_of_its_parts() {
             assert_eq!(user_load(cpu, B, i * PAGE_SIZE).unwrap().1, 10 + i);
         }
     });
+}
+
+#[test]
+fn secret_memory_is_never_handed_out_by_v6_12_either() {
+    use gup_core::gup::v6_12::{get_user_pages, get_user_pages_fast, get_user_pages_fast_only};
+
+    let world = World::new(Limits::FUZZ);
+    let cpu = &Cpu::new(&world, Kernel::fixed(Base::V6_12), 0);
+    cpu.begin_op(A, None);
+    mm_alloc(cpu, A).unwrap();
+    mmap_file(cpu, A, 0, 4, Prot::ReadWrite, shared(File::Secretmem)).unwrap();
+    user_store(cpu, A, 0, 7).unwrap();
+    for _drained in [false, true] {
+        let mut pages = [Page::UNSET];
+        mmap_read_lock(cpu, A);
+        let slow = get_user_pages(cpu, 0, 1, Foll::WRITE, Some(&mut pages));
+        mmap_read_unlock(cpu, A);
+        assert_eq!(slow, Err(Errno::EFAULT));
+        let fast = get_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut pages);
+        assert_eq!(fast, Err(Errno::EFAULT));
+        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::empty(), &mut pages), Ok(0));
+        assert_eq!(pages, [Page::UNSET]);
+        lru_add_drain_all(cpu);
+    }
 }

@@ -2,7 +2,8 @@
 //! What the model owes the kernel about hugetlbfs, on v6.12.
 
 use gup_core::errno::Errno;
-use gup_core::flags::{FaultFlag, Pg, VmFault};
+use gup_core::flags::{FaultFlag, Foll, Pg, VmFault};
+use gup_core::gup::v6_12::{pin_user_pages, pin_user_pages_fast, unpin_user_pages};
 use gup_core::history::{Base, Kernel};
 use gup_core::invariants::{
     Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
@@ -23,6 +24,7 @@ use gup_core::model::mmap::{
 };
 use gup_core::model::page::{get_page, put_page};
 use gup_core::model::pgtable::leaf_at;
+use gup_core::model::zone::{Place, place};
 use gup_core::model::{Cpu, Limits, Page, World};
 
 const A: MmId = MmId(0);
@@ -343,6 +345,49 @@ fn a_pinned_huge_page_stays_where_it_is() {
                 add_up(cpu, page, Owned { gets: 0, pins: 1 });
                 pin(cpu, page, -1);
                 assert!(move_page(cpu, page).is_ok(), "and moves afterwards");
+            });
+        }
+    }
+}
+
+#[test]
+fn all_pages_under_one_leaf_are_pinned_as_one_folio() {
+    for (file, nr) in SIZES {
+        for fast in [false, true] {
+            with_mapping(file, false, |cpu| {
+                let first = user_store(cpu, A, 0, 1).unwrap();
+                let mut pages = [Page::UNSET; 16];
+                let pages = &mut pages[..nr as usize];
+                let all = Ok(pages.len());
+                if fast {
+                    assert_eq!(pin_user_pages_fast(cpu, 0, nr as usize, Foll::WRITE, pages), all);
+                } else {
+                    mmap_read_lock(cpu, A);
+                    assert_eq!(pin_user_pages(cpu, 0, nr as usize, Foll::WRITE, pages), all);
+                    mmap_read_unlock(cpu, A);
+                }
+                assert!((0..nr).all(|i| pages[i as usize] == first.nth(i)));
+                assert_eq!(cpu.world.look(first).pincount, nr as i32);
+                add_up(cpu, first, Owned { gets: 0, pins: nr as i32 });
+                unpin_user_pages(cpu, pages, all);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_longterm_pin_moves_a_huge_page_out_of_movable_memory() {
+    for (file, _) in SIZES {
+        for shared in [false, true] {
+            with_mapping(file, shared, |cpu| {
+                let old = user_store(cpu, A, PAGE_SIZE, 7).unwrap();
+                assert_eq!(place(cpu.world, old), Place::Movable);
+                let mut page = [Page::UNSET];
+                let flags = Foll::WRITE | Foll::LONGTERM;
+                assert_eq!(pin_user_pages_fast(cpu, PAGE_SIZE, 1, flags, &mut page), Ok(1));
+                assert_eq!(place(cpu.world, page[0]), Place::Normal);
+                assert_eq!(user_load(cpu, A, PAGE_SIZE), Ok((page[0], 7)));
+                unpin_user_pages(cpu, &page, Ok(1));
             });
         }
     }

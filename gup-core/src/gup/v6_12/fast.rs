@@ -23,7 +23,7 @@ use crate::model::folio::{
 };
 use crate::model::limits::{PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, PUD_SIZE, TASK_SIZE};
 use crate::model::mm::{read_write_protect_seq, retry_write_protect_seq};
-use crate::model::page::Mapping;
+use crate::model::page::{Mapping, page_lru};
 use crate::model::pgtable::{
     __pte_offset_map, P4d, P4dPtr, PgdPtr, Pmd, PmdPtr, Pud, PudPtr, p4d_addr_end, p4d_offset,
     pgd_addr_end, pgd_offset, pmd_addr_end, pmd_offset, pud_addr_end, pud_offset,
@@ -51,9 +51,13 @@ fn record_subpages(page: Page, sz: u64, mut addr: u64, end: u64, pages: &mut [Pa
 #[doc(alias = "folio_fast_pin_allowed")]
 fn gup_fast_folio_allowed(cpu: &Cpu, folio: Folio, flags: Foll) -> bool {
     let at = "gup_fast_folio_allowed";
-    let reject_file_backed = flags.contains(Foll::PIN | Foll::LONGTERM | Foll::WRITE);
+    let reject_file_backed = flags.contains(Foll::PIN | Foll::LONGTERM | Foll::WRITE)
+        && !cpu.has(Defect::FastLongtermWriteToFile);
     // Secret memory comes in small folios only.
-    let check_secretmem = !folio_test_large(cpu, folio);
+    let mut check_secretmem = !folio_test_large(cpu, folio);
+    if cpu.has(Defect::SecretmemOffLru) {
+        check_secretmem &= page_lru(cpu, folio.page());
+    }
 
     if !reject_file_backed && !check_secretmem {
         return true;

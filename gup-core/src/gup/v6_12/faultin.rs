@@ -117,7 +117,10 @@ fn faultin_page(
 /// if the file system must hear of each store.
 ///
 /// C: writable_file_mapping_allowed(), mm/gup.c, v6.12
-fn writable_file_mapping_allowed(vma: &Vma, gup_flags: Foll) -> bool {
+fn writable_file_mapping_allowed(cpu: &Cpu, vma: &Vma, gup_flags: Foll) -> bool {
+    if cpu.has(Defect::LongtermWriteToFile) {
+        return true;
+    }
     if !gup_flags.contains(Foll::PIN | Foll::LONGTERM) {
         return true;
     }
@@ -127,7 +130,7 @@ fn writable_file_mapping_allowed(vma: &Vma, gup_flags: Foll) -> bool {
 /// Whether the VMA permits what the flags ask for.
 ///
 /// C: check_vma_flags(), mm/gup.c, v6.12
-fn check_vma_flags(vma: &Vma, gup_flags: Foll) -> Result<(), Errno> {
+fn check_vma_flags(cpu: &Cpu, vma: &Vma, gup_flags: Foll) -> Result<(), Errno> {
     let vm_flags = vma.flags;
     let vma_anon = vma.is_anonymous();
 
@@ -145,7 +148,7 @@ fn check_vma_flags(vma: &Vma, gup_flags: Foll) -> Result<(), Errno> {
         return Err(Errno::EFAULT);
     }
     if gup_flags.contains(Foll::WRITE) {
-        if !vma_anon && !writable_file_mapping_allowed(vma, gup_flags) {
+        if !vma_anon && !writable_file_mapping_allowed(cpu, vma, gup_flags) {
             return Err(Errno::EFAULT);
         }
         // PORT: no shadow stacks.
@@ -222,7 +225,7 @@ fn __get_user_pages(
                     break 'out;
                 };
                 vma = Some(v);
-                ret = check_vma_flags(&v, gup_flags);
+                ret = check_vma_flags(cpu, &v, gup_flags);
                 if ret.is_err() {
                     break 'out;
                 }
