@@ -19,7 +19,7 @@ use gup_core::model::mm::{MmId, mm_alive};
 use gup_core::model::mmap::{Kind, Prot, exit_mmap, madvise_dontneed, mm_alloc, mmap};
 use gup_core::model::page::put_page;
 use gup_core::model::pgtable::{leaf_at, leaf_or_swapped_at, mapped_page};
-use gup_core::model::reclaim::swap_out;
+use gup_core::model::reclaim::{shrink_swap_cache, swap_out};
 use gup_core::model::{Cpu, Limits, Page, World};
 
 const PARENT: MmId = MmId(0);
@@ -161,6 +161,24 @@ fn a_thp_in_swap_splits_with_each_page_in_its_slot() {
         assert_eq!(cpu.world.look(page).order, 0);
         assert_eq!(user_load(cpu, PARENT, PAGE_SIZE), Ok((page, 7)));
     });
+}
+
+#[test]
+fn what_a_split_leaves_in_the_swap_cache_goes_with_the_next_reclaim() {
+    let world = World::new(Limits::FUZZ);
+    let cpu = Cpu::new(&world, Kernel::fixed(Base::V6_12), 0);
+    mm_alloc(&cpu, PARENT).unwrap();
+    mmap(&cpu, PARENT, 0, 8, Prot::ReadWrite, Kind::AnonThp).unwrap();
+    let (head, _) = user_load(&cpu, PARENT, 0).unwrap();
+    swap_out(&cpu, head).unwrap();
+    user_load(&cpu, PARENT, 0).unwrap();
+    lru_add_drain_all(&cpu);
+    // All its pages are zeroes: the zero page replaces them.
+    split_huge_page_of(&cpu, head).unwrap();
+    exit_mmap(&cpu, PARENT);
+    assert!(everything_free(&world).is_err());
+    shrink_swap_cache(&cpu);
+    everything_free(&world).unwrap();
 }
 
 #[test]

@@ -15,7 +15,7 @@ use gup_core::errno::Errno;
 use gup_core::history::{Base, Kernel};
 use gup_core::invariants::everything_free;
 use gup_core::model::mm::{MmId, mm_alive};
-use gup_core::model::{Cpu, Limits, Page, World, filemap, lru, mmap, page, zone};
+use gup_core::model::{Cpu, Limits, Page, World, filemap, lru, mmap, page, reclaim, zone};
 
 pub use ledger::Ledger;
 pub use state::{Slot, SlotView, State};
@@ -231,6 +231,7 @@ fn tear_down<S: Subject>(cpu: &Cpu, ledger: &mut Ledger, subject: &S) -> Result<
     cpu.begin_op(MmId(0), None);
     filemap::evict_inodes(cpu);
     lru::lru_add_drain_all(cpu);
+    reclaim::shrink_swap_cache(cpu);
     zone::reset_placement(cpu);
     bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
     everything_free(cpu.world).map_err(Violation::from)

@@ -13,7 +13,7 @@
 use super::cpu::Cpu;
 use super::folio::page_anon_exclusive;
 use super::huge_memory::can_split_huge_page;
-use super::limits::{HPAGE_PMD_NR, PAGE_SIZE, PMD_SIZE};
+use super::limits::{HPAGE_PMD_NR, MAX_FRAMES, PAGE_SIZE, PMD_SIZE};
 use super::lru::{isolate_lru_page, lru_add_drain, putback_lru_page};
 use super::memory::{cow_broken, do_wp_page};
 use super::migrate::isolated_stat;
@@ -27,7 +27,7 @@ use super::pgtable::{PmdPtr, Pte, PtePtr, pte_offset_map, pte_offset_map_lock, p
 use super::rmap::{Rmap, page_add_anon_rmap, try_to_unmap};
 use super::swap::{
     SwapSlot, add_to_swap, in_swap_cache, page_swapcount, swap_cache_page, swap_free,
-    try_to_free_swap,
+    try_to_free_swap, try_to_reclaim_swap,
 };
 use super::vmstat::mod_node_page_state;
 use crate::errno::Errno;
@@ -78,6 +78,15 @@ fn shrink_page(cpu: &Cpu, head: Page) -> Result<(), Errno> {
     }
     try_to_unmap(cpu, head);
     if total_mapcount(cpu, head) == 0 { Ok(()) } else { Err(Errno::EBUSY) }
+}
+
+/// Frees what stayed in the swap cache although no swap entry names it and
+/// nobody maps it: a later pass of reclaim. C: __remove_mapping(), mm/vmscan.c
+pub fn shrink_swap_cache(cpu: &Cpu) {
+    if cpu.world.swap.lock().in_use() == 0 {
+        return;
+    }
+    (0..MAX_FRAMES as u16).for_each(|n| try_to_reclaim_swap(cpu, SwapSlot(n)));
 }
 
 /// A fault on a swap entry. Comes without the PTE lock.

@@ -10,8 +10,8 @@
 use super::cpu::Cpu;
 use super::limits::MAX_FRAMES;
 use super::page::{
-    Page, clear_flag, compound_head, compound_order, page_ref_add, page_ref_sub, put_page,
-    set_flag, set_page_dirty, test_flag, total_mapcount, trylock_page, unlock_page,
+    Page, clear_flag, compound_head, compound_order, get_page, page_ref_add, page_ref_sub,
+    put_page, set_flag, set_page_dirty, test_flag, total_mapcount, trylock_page, unlock_page,
 };
 use super::zone::{first_fit, span};
 use crate::flags::Pg;
@@ -164,10 +164,15 @@ pub(crate) fn free_page_and_swap_cache(cpu: &Cpu, page: Page) {
 /// A swap entry is unmapped. C: free_swap_and_cache(), mm/swapfile.c
 pub(crate) fn free_swap_and_cache(cpu: &Cpu, slot: SwapSlot) {
     swap_free(cpu, slot);
+    try_to_reclaim_swap(cpu, slot);
+}
+
+/// Takes the page of a slot out of the swap cache if nobody maps it and no
+/// swap entry names it. C: __try_to_reclaim_swap(), mm/swapfile.c
+pub(crate) fn try_to_reclaim_swap(cpu: &Cpu, slot: SwapSlot) {
     if let Some(page) = swap_cache_page(cpu, slot) {
-        // C: __try_to_reclaim_swap(), which holds a reference
         let head = compound_head(cpu, page);
-        super::page::get_page(cpu, head);
+        get_page(cpu, head);
         free_swap_cache(cpu, head);
         put_page(cpu, head);
     }
