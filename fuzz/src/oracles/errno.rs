@@ -39,6 +39,9 @@ pub struct Spec {
     hugetlb: bool,
     /// A page that a longterm pin must move has references that forbid it.
     immovable: bool,
+    /// A longterm pin must move a THP, which is split where there is no memory
+    /// for another: since v6.12 its pages of zeroes become the zero page then.
+    may_split: bool,
     /// A page's count is so high that it must be refused.
     saturated: bool,
 }
@@ -93,6 +96,7 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
         refusal: Errno::EFAULT,
         hugetlb: false,
         immovable: false,
+        may_split: false,
         saturated: false,
     };
     if misuse {
@@ -137,6 +141,8 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
             spec.saturated |= cpu.world.refcount(head) <= 0;
             if op.flags.contains(Foll::LONGTERM) && !is_pinnable_page(cpu, head) {
                 spec.immovable |= has_foreign_references(cpu, ledger, head);
+                let page = cpu.world.look(head);
+                spec.may_split |= base >= Base::V6_12 && page.anon && page.order > 0;
             }
         }
     }
@@ -259,6 +265,14 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         Ok(0) => excuse.nowait,
         Ok(n) => n <= spec.reachable && (n >= spec.sure_of(op) || excuse.any()),
         Err(_) if op.call.fast_only() => false,
+        // No fault may replace the zero page, or a core dump wants none.
+        Err(Errno::EFAULT)
+            if spec.may_split
+                && events.contains(Event::ALLOC_FAILED)
+                && op.flags.intersects(Foll::NOFAULT | Foll::DUMP) =>
+        {
+            true
+        }
         Err(Errno::EFAULT) if op.flags.contains(Foll::NOFAULT) => spec.sure == 0,
         Err(Errno::EFAULT) if spec.hugetlb && events.contains(Event::ALLOC_FAILED) => true,
         Err(e @ (Errno::EFAULT | Errno::EEXIST | Errno::EOPNOTSUPP)) => {
