@@ -253,6 +253,30 @@ fn mprotect_takes_the_write_bit_and_gives_it_back_only_by_a_fault() {
 }
 
 #[test]
+fn mprotect_that_changes_nothing_splits_no_huge_entry() {
+    with_process(Kind::AnonThp, |cpu| {
+        user_store(cpu, PARENT, 0, 1).unwrap();
+        mprotect(cpu, PARENT, 0, 1, Prot::ReadWrite).unwrap();
+        assert!(leaf_at(cpu, PARENT, 0).is_some_and(|l| l.huge));
+        mprotect(cpu, PARENT, 0, 1, Prot::Read).unwrap();
+        assert!(leaf_at(cpu, PARENT, 0).is_some_and(|l| !l.huge));
+    });
+}
+
+#[test]
+fn fork_leaves_out_what_never_had_an_anonymous_page() {
+    with_process(Kind::Anon, |cpu| {
+        user_load(cpu, PARENT, 0).unwrap();
+        dup_mmap(cpu, PARENT, CHILD).unwrap();
+        assert_eq!(leaf_at(cpu, CHILD, 0), None);
+        exit_mmap(cpu, CHILD);
+        user_store(cpu, PARENT, PAGE_SIZE, 1).unwrap();
+        dup_mmap(cpu, PARENT, CHILD).unwrap();
+        assert!(leaf_at(cpu, CHILD, 0).is_some_and(|l| l.special));
+    });
+}
+
+#[test]
 fn a_write_fault_copies_a_page_with_any_other_reference() {
     with_process(Kind::Anon, |cpu| {
         let page = user_store(cpu, PARENT, 0, 1).unwrap();

@@ -60,10 +60,11 @@ pub fn dup_mmap(cpu: &Cpu, parent: MmId, child: MmId) -> Result<(), Errno> {
     ret
 }
 
-/// Whether the child needs the entries: faults would not find the pages of
-/// the parent's own. C: vma_needs_copy(), mm/memory.c
+/// Whether the child needs the entries: faults would not find what is there,
+/// as they do pages of a file and the zero page.
+/// C: vma_needs_copy(), mm/memory.c
 fn vma_needs_copy(cpu: &Cpu, src: &Vma) -> bool {
-    src.file().is_none() || has_anon_vma(cpu, src)
+    src.flags.intersects(VmFlags::PFNMAP | VmFlags::MIXEDMAP) || has_anon_vma(cpu, src)
 }
 
 /// C: copy_page_range(), mm/memory.c

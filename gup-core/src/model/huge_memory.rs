@@ -18,7 +18,7 @@ use super::fork::page_needs_cow_for_dma;
 use super::limits::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, PMD_SIZE};
 use super::lru::lru_cache_add;
 use super::memory::cow_broken;
-use super::mm::Vma;
+use super::mm::{Vma, anon_vma_prepare};
 use super::mmap::vma_wants_manual_pte_write_upgrade;
 use super::page::{
     Page, compound_head, compound_nr, get_page, page_anon, page_count, page_mapcount, page_ref_add,
@@ -54,6 +54,7 @@ pub(crate) fn pmd_suitable(vma: &Vma, addr: u64) -> bool {
 
 /// C: do_huge_pmd_anonymous_page(), mm/huge_memory.c
 pub(crate) fn do_huge_pmd_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64) -> VmFault {
+    anon_vma_prepare(cpu, vma);
     let gfp = GFP_HIGHUSER_MOVABLE | Gfp::COMP;
     let Some(page) = alloc_pages(cpu, gfp, HPAGE_PMD_ORDER) else { return VmFault::FALLBACK };
     let ptl = pmd_lock(cpu, pmdp);

@@ -194,6 +194,7 @@ fn do_anonymous_page(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, write: bool)
         pte_unmap_unlock(cpu, ptep, ptl);
         return VmFault::empty();
     }
+    anon_vma_prepare(cpu, vma);
     let Some(page) = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE, 0) else { return VmFault::OOM };
     let entry = Pte::mk(page, vma.flags);
     let entry = if vma.flags.contains(VmFlags::WRITE) { entry.mkdirty().mkwrite() } else { entry };

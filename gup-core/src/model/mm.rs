@@ -58,8 +58,8 @@ impl VmaSlot {
     }
 }
 
-/// What a VMA maps: no file, or a file from some page on; and whether pages
-/// of its own were ever put in the file's place. C: vma->vm_file,
+/// What a VMA maps: no file, or a file from some page on; and whether it ever
+/// had anonymous pages. C: vma->vm_file,
 /// vma->vm_pgoff, vma->anon_vma
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backing(u32);
@@ -259,7 +259,7 @@ pub fn vma_at(cpu: &Cpu, mm: MmId, slot: usize) -> Option<Vma> {
     })
 }
 
-/// Whether pages of its own were ever put in the place of the file's.
+/// Whether it ever had anonymous pages, the zero page apart.
 /// C: vma->anon_vma != NULL
 pub(crate) fn has_anon_vma(cpu: &Cpu, vma: &Vma) -> bool {
     cpu.world.mm(vma.mm).vmas[vma.slot].backing.read() as u32 & Backing::ANON_VMA != 0
@@ -267,9 +267,7 @@ pub(crate) fn has_anon_vma(cpu: &Cpu, vma: &Vma) -> bool {
 
 /// C: anon_vma_prepare(), linux/rmap.h
 pub(crate) fn anon_vma_prepare(cpu: &Cpu, vma: &Vma) {
-    if vma.file().is_some() {
-        cpu.world.mm(vma.mm).vmas[vma.slot].backing.or(Backing::ANON_VMA);
-    }
+    cpu.world.mm(vma.mm).vmas[vma.slot].backing.or(Backing::ANON_VMA);
 }
 
 /// The VMA that contains `addr`. C: vma_lookup(), linux/mm.h

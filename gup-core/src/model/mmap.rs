@@ -8,8 +8,7 @@
 //! whose stores must be noticed gets its write bits by faults alone.
 //! Customised: VMAs
 //! never merge; a fixed address that is taken is refused
-//! (MAP_FIXED_NOREPLACE); mprotect() splits VMAs at both ends before it
-//! changes any; MADV_DONTNEED drains the LRU batch once, not per VMA. What can
+//! (MAP_FIXED_NOREPLACE); MADV_DONTNEED drains the LRU batch once, not per VMA. What can
 //! be mapped beside anonymous memory: a driver's buffer mapped with
 //! vm_insert_page(), every fourth page of it a raw frame number as
 //! vmf_insert_mixed() makes them; raw frame numbers alone (VM_PFNMAP); and
@@ -379,13 +378,14 @@ pub fn mprotect(cpu: &Cpu, mm: MmId, addr: u64, pages: u64, prot: Prot) -> Resul
 
 fn mprotect_locked(cpu: &Cpu, mm: MmId, start: u64, end: u64, prot: Prot) -> Result<(), Errno> {
     let access = VmFlags::READ | VmFlags::WRITE;
-    split_vmas(cpu, mm, start, end)?;
     let mut addr = start;
     while addr < end {
-        let v = mm::vma_lookup(cpu, mm, addr).ok_or(Errno::ENOMEM)?;
+        let mut v = mm::vma_lookup(cpu, mm, addr).ok_or(Errno::ENOMEM)?;
         let flags = (v.flags - access) | prot.vm_flags();
-        // C: mprotect_fixup()
+        // C: mprotect_fixup(), which leaves alone what need not change
         if flags != v.flags {
+            split_vmas(cpu, mm, addr, v.end.min(end))?;
+            v = mm::vma_lookup(cpu, mm, addr).ok_or(Errno::ENOMEM)?;
             cpu.world.mm(mm).vmas[v.slot].set(v.start, v.end, flags, v.backing);
             change_protection(cpu, &Vma { flags, ..v });
         }
