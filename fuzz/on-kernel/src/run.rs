@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use gup_core::model::filemap::{FILE_PAGES, File as ModelFile, has_page_mkwrite};
 use gup_core::model::mm::MmId;
+use gup_core::model::zone::Prefer;
 use gup_fuzz::exec::Slot;
 use gup_fuzz::on_kernel::wire::{Answer, Line, Seen, SeenFlags};
 use gup_fuzz::scenario::{CallOp, HANDLES, Handle, MMS, Op, PAGES, Range, Unpin, What};
@@ -159,6 +160,7 @@ impl Run {
             },
             // All batches are drained after every op, and there is one CPU.
             What::LruAddDrain | What::LruAddDrainAll | What::Cpu(_) => Answer::Done,
+            What::Prefer(Prefer::Movable) => Answer::Done,
             What::SplitHugePage(r) => self.split_huge_page(op, r),
             What::SplitHugePmd(r) => match self.look(r) {
                 None => skipped(NO_PROCESS),

@@ -9,7 +9,7 @@ use gup_core::history::{Base, Kernel};
 
 use super::replay::read;
 use super::{Failure, Outcome, Verdict, root};
-use crate::exec::{Executor, Trace};
+use crate::exec::Trace;
 use crate::on_kernel::compare::{Difference, answer_text, compare, model, outcome_text};
 use crate::on_kernel::express::{Version, not_expressible, scale};
 use crate::on_kernel::machine::{Guest, GuestRun};
@@ -40,11 +40,14 @@ pub struct Confirm {
     brief: bool,
 }
 
+/// The series of the newest base.
+pub(super) const SERIES: &str = "6.12";
+
 /// Which kernel runs in the guest.
 #[derive(Args, Debug)]
 pub(super) struct OnKernel {
     /// A series of Debian's cloud images
-    #[arg(long, default_value = "6.12", value_name = "SERIES")]
+    #[arg(long, default_value = SERIES, value_name = "SERIES")]
     kernel_image: String,
     /// A kernel of one's own: bzImage or vmlinux
     #[arg(long, value_name = "FILE", requires = "headers", conflicts_with = "kernel_image")]
@@ -131,7 +134,7 @@ impl Confirm {
             return Ok(Confirmed { text, bad: false });
         }
         let base = beside(version);
-        let trace = |kernel| model(&mut Executor::new(kernel), &ops);
+        let trace = |kernel| model(kernel, &ops);
         let (ours, theirs) = (trace(r.kernel), trace(base));
         let run = guest.run(&ops, scale)?;
         self.print(r.kernel, &ours, base, &theirs, &run, scale);

@@ -6,6 +6,7 @@
 //! to type next.
 
 mod confirm;
+mod conform;
 pub mod engine;
 mod folder;
 mod judge;
@@ -70,6 +71,7 @@ enum Verb {
     Minimise(replay::Minimise),
     Report(replay::Report),
     Confirm(confirm::Confirm),
+    Conform(conform::Conform),
     Judge(judge::Judge),
     Seeds(judge::Seeds),
     Kernels(kernels::Kernels),
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
         Verb::Minimise(v) => v.run(),
         Verb::Report(v) => v.run(),
         Verb::Confirm(v) => v.run(),
+        Verb::Conform(v) => v.run(),
         Verb::Judge(v) => v.run(),
         Verb::Seeds(v) => v.run(),
         Verb::Kernels(v) => v.run(),

@@ -7,13 +7,16 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::confirm::SERIES;
 use super::{Failure, Outcome, Verdict, root};
+use crate::on_kernel::parts;
 
 /// Runs everything that CI runs.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Steps: fmt, clippy, tests, regressions, loom, docs. The output of a step is
-shown if it fails.
+Steps: fmt, clippy, tests, regressions, loom, docs, and 100 scenarios on a
+stock kernel if QEMU and its headers are there. The output of a step is shown
+if it fails.
 
 Examples:
   cargo gup test
@@ -83,10 +86,18 @@ impl Test {
             steps.push(("loom", loom_command(&root)));
         }
         steps.push(("docs", docs));
+        let guest = ["gup", "conform", "--scenarios", "100", "--out", "target/conform"];
+        let missing = parts::missing(SERIES);
+        if missing.is_none() {
+            steps.push(("guest", cargo(&root, &guest)));
+        }
         let (mut passed, mut failed) = (0, 0);
         for (name, mut command) in steps {
             let ok = step(name, &mut command)?;
             *(if ok { &mut passed } else { &mut failed }) += 1;
+        }
+        if let Some(Failure { message, next }) = missing {
+            println!("guest        SKIPPED: {message}\nnext: {next}");
         }
         println!("{passed} passed, {failed} failed");
         Ok(if failed == 0 { Verdict::Held } else { Verdict::Violated })

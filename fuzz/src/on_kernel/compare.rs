@@ -38,11 +38,11 @@ impl fmt::Display for Difference {
 }
 
 /// Runs ops on the model as a guest does: with the LRU batches drained after
-/// each, but for those that do so themselves.
-pub fn model(exec: &mut Executor, ops: &[Op]) -> Trace {
+/// each. In a new world: statistics go on from one run to the next.
+pub fn model(kernel: Kernel, ops: &[Op]) -> Trace {
     let drain = Op::from(What::LruAddDrainAll);
     let with_drains: Vec<Op> = ops.iter().flat_map(|&op| [op, drain]).collect();
-    let mut trace = exec.trace(&with_drains);
+    let mut trace = Executor::new(kernel).trace(&with_drains);
     // What is seen of an op is what is there after the drain.
     let mut lines = Vec::new();
     let mut all = std::mem::take(&mut trace.lines).into_iter();
@@ -125,7 +125,11 @@ pub fn outcome_text(outcome: Outcome) -> String {
 impl Rules {
     fn answer(&self, line: &TraceLine, ran: &Ran, found: &mut Vec<Difference>) {
         let (model, kernel) = (outcome_text(line.outcome), answer_text(&ran.answer, self.scale));
-        if model != kernel {
+        // debugfs does not say why it did not split.
+        let refused = matches!(line.op.what, What::SplitHugePage(_))
+            && matches!(line.outcome, Outcome::Failed(_))
+            && matches!(ran.answer, Answer::Failed(_));
+        if model != kernel && !refused {
             found.push(difference("answer", model, kernel));
         }
         let warned = |text: &&String| text.contains("WARNING:") || text.contains("BUG");
@@ -138,8 +142,16 @@ impl Rules {
     }
 
     fn pins(&self, line: &TraceLine, ran: &Ran, found: &mut Vec<Difference>) {
-        let scale = i64::from(self.scale);
-        let model = (line.state.pins.0 * scale, line.state.pins.1 * scale);
+        let (model, scale) = (line.state.pins, i64::from(self.scale));
+        if scale > 1 {
+            // A fast path that gives up took its pins once, not once for
+            // each page of a run: only what is left can be scaled.
+            let (model, kernel) = ((model.0 - model.1) * scale, ran.pins.0 - ran.pins.1);
+            if model != kernel {
+                found.push(difference("pins held", model, kernel));
+            }
+            return;
+        }
         if model.0 != ran.pins.0 {
             found.push(difference("nr_foll_pin_acquired", model.0, ran.pins.0));
         }
@@ -199,7 +211,8 @@ impl Rules {
         differ("mapcount", expected.mapcount, k.mapcount.into());
         differ("pincount", expected.pincount, k.pincount.into());
         differ("pages that differ in the run", 0, k.odd.into());
-        if m.data != k.token && !k.flags.contains(SeenFlags::SECRET) {
+        // Stores are numbered; who may see which is the oracles' business.
+        if m.data >> 16 != k.token >> 16 && !k.flags.contains(SeenFlags::SECRET) {
             found.push(difference("contents", store(m.data), store(k.token)));
         }
         if let Some(other) = frames.pair(m.page.0, k.frame) {
@@ -250,12 +263,12 @@ struct Expected {
     pinned: bool,
 }
 
-/// `store 3`, by the process of the model that made it.
+/// `store 3`; what no scenario stored is shown as it is.
 fn store(token: u64) -> String {
     match token {
         0 => "zeroes".into(),
         _ if token >> 16 > 4096 => format!("{token:#x}"),
-        _ => format!("store {} of process {}", token >> 16, token & 0xffff),
+        _ => format!("store {}", token >> 16),
     }
 }
 
@@ -350,7 +363,7 @@ mod tests {
     #[test]
     fn a_guest_that_does_as_the_model_does_not_differ() {
         for (lines, scale) in [(&SMALL[..], 1), (&HUGE[..], THP_SCALE)] {
-            let trace = model(&mut Executor::new(kernel()), &ops(lines));
+            let trace = model(kernel(), &ops(lines));
             assert_eq!(trace.lines.len(), lines.len());
             let run = mirror(&trace, scale);
             assert_eq!(compare(kernel(), &trace, &run, scale), []);
@@ -359,7 +372,7 @@ mod tests {
 
     #[test]
     fn what_is_counted_for_each_page_of_a_huge_one_is_scaled() {
-        let trace = model(&mut Executor::new(kernel()), &ops(&HUGE));
+        let trace = model(kernel(), &ops(&HUGE));
         let run = mirror(&trace, THP_SCALE);
         let first = |op: usize| *run.ops[op].slots.values().next().unwrap();
         // As a 6.12 kernel has them: one PMD, then 128 pins, then 512 PTEs.
@@ -370,7 +383,7 @@ mod tests {
 
     #[test]
     fn every_change_is_noticed() {
-        let trace = model(&mut Executor::new(kernel()), &ops(&SMALL));
+        let trace = model(kernel(), &ops(&SMALL));
         type Change = fn(&mut Seen);
         let changes: [(&str, Change); 10] = [
             ("accessible", |s| s.flags.toggle(SeenFlags::ACCESS)),
@@ -396,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_copy_where_the_model_shares_is_noticed() {
-        let trace = model(&mut Executor::new(kernel()), &ops(&SMALL));
+        let trace = model(kernel(), &ops(&SMALL));
         let mut run = mirror(&trace, 1);
         run.ops[2].slots.values_mut().last().unwrap().frame += 100;
         let found = compare(kernel(), &trace, &run, 1);
@@ -405,7 +418,7 @@ mod tests {
 
     #[test]
     fn answers_warnings_statistics_and_what_is_left_are_compared() {
-        let trace = model(&mut Executor::new(kernel()), &ops(&SMALL));
+        let trace = model(kernel(), &ops(&SMALL));
         let what = |change: fn(&mut GuestRun)| {
             let mut run = mirror(&trace, 1);
             change(&mut run);

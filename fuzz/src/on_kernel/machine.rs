@@ -163,7 +163,8 @@ impl Machine {
             Ok(line) => Err(Failure::new(format!("the guest began with `{line}`"), next)),
             Err(trouble) => {
                 let message = format!("the guest {}:\n{}", trouble.name(), trouble.console());
-                Err(Failure::new(message, format!("less {}", console.display())))
+                let (image, initrd) = (parts.image.display(), parts.initrd.display());
+                Err(Failure::new(message, format!("{QEMU} -m 1G -kernel {image} -initrd {initrd}")))
             }
         }
     }
@@ -249,6 +250,14 @@ impl GuestRun {
             None => Default::default(),
         };
         Ran { answer, kernel: Vec::new(), pins, slots }
+    }
+}
+
+/// What it printed is in the answers.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.machine = None;
+        fs::remove_file(&self.console).ok();
     }
 }
 

@@ -5,6 +5,7 @@
 //! * [`machine`]: a guest that runs, and dies.
 //! * [`wire`]: what it is told and what it says.
 //! * [`express`]: which ops user space and a module can bring about.
+//! * [`freedom`]: differences that say nothing against the model.
 //! * [`compare`]: a guest's run beside the model's; [`table`] prints both.
 //!
 //! # One world in the other
@@ -25,6 +26,7 @@
 
 pub mod compare;
 pub mod express;
+pub mod freedom;
 pub mod machine;
 pub mod parts;
 pub mod table;

@@ -56,12 +56,7 @@ pub struct Parts {
 /// # Errors
 /// Names the package or tool that is missing and the command that gets it.
 pub fn gather(root: &Path, choice: &Choice) -> Result<Parts, Failure> {
-    if Command::new(QEMU).arg("--version").output().is_err() {
-        return Err(Failure::new(
-            format!("{QEMU} is not there"),
-            "sudo apt-get install qemu-system-x86",
-        ));
-    }
+    emulator()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let cache = target.join("on-kernel");
     let (release, image, headers) = match choice {
@@ -78,6 +73,18 @@ pub fn gather(root: &Path, choice: &Choice) -> Result<Parts, Failure> {
     Ok(Parts { release, image, initrd })
 }
 
+/// What a guest with the newest kernel of a series lacks that only the user
+/// can install.
+pub fn missing(series: &str) -> Option<Failure> {
+    emulator().and_then(|()| newest(series)).err()
+}
+
+fn emulator() -> Result<(), Failure> {
+    let there = Command::new(QEMU).arg("--version").output().is_ok();
+    let next = "sudo apt-get install qemu-system-x86";
+    there.then_some(()).ok_or_else(|| Failure::new(format!("{QEMU} is not there"), next))
+}
+
 fn own(image: &Path, headers: &Path) -> Result<(String, PathBuf, PathBuf), Failure> {
     let next = "cargo gup confirm --help";
     fs::metadata(image).map_err(|e| Failure::new(format!("{}: {e}", image.display()), next))?;
@@ -92,21 +99,29 @@ fn own(image: &Path, headers: &Path) -> Result<(String, PathBuf, PathBuf), Failu
 
 /// The newest image of a series whose headers are here; downloads it once.
 fn debian(cache: &Path, series: &str) -> Result<(String, PathBuf, PathBuf), Failure> {
-    let releases = releases(series)?;
-    let headers = |release: &str| PathBuf::from(format!("/usr/src/linux-headers-{release}"));
-    let built = |release: &&String| headers(release).join("Makefile").exists();
-    let Some(release) = releases.iter().find(built) else {
-        let newest = &releases[0];
-        return Err(Failure::new(
-            format!("no headers of a {series} cloud kernel, which our module is built against"),
-            format!("sudo apt-get install linux-headers-{newest}"),
-        ));
-    };
-    let image = cache.join(release).join("vmlinuz");
+    let release = newest(series)?;
+    let image = cache.join(&release).join("vmlinuz");
     if !image.exists() {
-        download(&cache.join(release), release)?;
+        download(&cache.join(&release), &release)?;
     }
-    Ok((release.clone(), image, headers(release)))
+    let headers = headers(&release);
+    Ok((release, image, headers))
+}
+
+fn headers(release: &str) -> PathBuf {
+    format!("/usr/src/linux-headers-{release}").into()
+}
+
+/// The newest release of a series whose headers are here.
+fn newest(series: &str) -> Result<String, Failure> {
+    let releases = releases(series)?;
+    let built = |release: &&String| headers(release).join("Makefile").exists();
+    releases.iter().find(built).cloned().ok_or_else(|| {
+        Failure::new(
+            format!("no headers of a {series} cloud kernel, which our module is built against"),
+            format!("sudo apt-get install linux-headers-{}", releases[0]),
+        )
+    })
 }
 
 /// The releases of a series that apt knows, the newest first.
