@@ -10,6 +10,7 @@ use gup_core::history::Kernel;
 use super::engine::Target;
 use super::{Failure, Outcome, Verdict, fixed, quoted, quoted_kernel};
 use crate::exec::{Executor, Finding, Trace};
+use crate::repro::c::{NotExpressible, program};
 use crate::repro::report::{judge, kernel_text, op_line, page_table, report, trace};
 use crate::repro::{Reproducer, minimise::minimise, text};
 use crate::scenario::{Op, Scenario};
@@ -52,10 +53,14 @@ pub struct Minimise {
 #[command(after_help = "\
 Examples:
   cargo gup report gup-out/finding-1/reproducer.gup
-  cargo gup report gup-out/finding-1/reproducer.gup > mail.txt")]
+  cargo gup report gup-out/finding-1/reproducer.gup > mail.txt
+  cargo gup report gup-out/finding-1/reproducer.gup --c > reproducer.c")]
 pub struct Report {
     /// A reproducer (.gup), or a raw input of cargo fuzz
     file: PathBuf,
+    /// Write a C program instead, which uses fuzz/on-kernel/module
+    #[arg(long)]
+    c: bool,
     #[command(flatten)]
     how: How,
 }
@@ -186,6 +191,14 @@ impl Minimise {
 impl Report {
     pub(super) fn run(self) -> Outcome {
         let r = self.how.read(&self.file)?;
+        if self.c {
+            let text = program(&r).map_err(|NotExpressible(op, why)| {
+                let message = format!("not expressible in C: op {}: {why}", op + 1);
+                Failure::new(message, format!("cargo gup report {}", quoted(&self.file)))
+            })?;
+            print!("{text}");
+            return Ok(Verdict::Held);
+        }
         let mail = report(&r).map_err(|_| silent(&r, &self.file))?;
         print!("{mail}");
         Ok(Verdict::Held)

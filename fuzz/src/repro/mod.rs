@@ -4,10 +4,12 @@
 //! * [`text`] prints and parses `.gup` files.
 //! * [`minimise`] makes a scenario smaller while the same oracle fires.
 //! * [`report`] writes a finding down as a mail.
+//! * [`c`] writes a reproducer as a C program.
 //!
 //! A reproducer says on which kernel it runs and which oracle fires there,
 //! so that it can be replayed by anyone, and years later.
 
+pub mod c;
 pub mod columns;
 pub mod minimise;
 pub mod report;

@@ -113,6 +113,8 @@ const REPLAY: &str = "\
 Save the scenario, from its line \"# gup reproducer\" on, as FILE. Then
 
     cargo gup replay FILE
+    cargo gup confirm FILE           # on a stock kernel under QEMU
+    cargo gup report FILE --c        # as a C program
 ";
 
 fn head(out: &mut String, r: &Reproducer, f: &Finding) {
