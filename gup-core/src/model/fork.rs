@@ -4,10 +4,9 @@
 //! Duplicated: pages that may be pinned (on v6.12: and are exclusive) are
 //! copied for the child at once and stay as they are in the parent; all others
 //! are write-protected on both sides and shared; write_protect_seq is odd
-//! while that happens. Customised:
-//! the page for a copy is allocated when it is needed, without dropping the
-//! locks; all anonymous VMAs are copied, those without a page, too. Stubbed:
-//! counters of the mm.
+//! while that happens. Customised: the page for a copy is allocated when it is
+//! needed, without dropping the locks; all anonymous VMAs are copied, those
+//! without a page, too. Stubbed: counters of the mm.
 
 use super::cpu::Cpu;
 use super::huge_memory::copy_huge_pmd;

@@ -7,10 +7,10 @@
 //! caller's one reference, tails come alive with one reference each). On
 //! v6.12: exclusivity of the THP is told by its head while a PMD maps it, by
 //! each page afterwards; an exclusive THP is reused as it is; unsharing; pages
-//! of zeroes that a split finds become the zero page.
-//! Customised: /sys/kernel/mm/transparent_hugepage/use_zero_page is 0, so a
-//! read fault gets a real THP; enabled is "madvise". Stubbed: the deferred
-//! split queue, the deposited page table (a split allocates one).
+//! of zeroes that a split finds become the zero page. Customised:
+//! /sys/kernel/mm/transparent_hugepage/use_zero_page is 0, so a read fault
+//! gets a real THP; enabled is "madvise". Stubbed: the deferred split queue,
+//! the deposited page table (a split allocates one).
 
 use super::cpu::Cpu;
 use super::folio::page_anon_exclusive;

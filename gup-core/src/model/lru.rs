@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! LRU lists and the per-CPU batches in front of them.
 //!
-//! Duplicated: a fresh page waits in this CPU's batch, which holds a
-//! reference and keeps PG_lru clear, until the batch is drained; compound
-//! pages drain it at once; isolation takes PG_lru and a reference.
-//! Customised: one batch a CPU with 4 slots (kernel: several with 15); the
-//! lists themselves are the flag PG_lru, as nothing here depends on their
-//! order. Stubbed: ageing (so the activation batch, which holds a reference
-//! on a page touched twice, does not exist), reclaim, memory cgroups.
+//! Duplicated: a fresh page waits in this CPU's batch, which holds a reference
+//! and keeps PG_lru clear, until the batch is drained; compound pages drain it
+//! at once; isolation takes PG_lru and a reference. Customised: one batch a
+//! CPU with 4 slots (kernel: several with 15); the lists themselves are the
+//! flag PG_lru, as nothing here depends on their order. Stubbed: ageing (so
+//! the activation batch, which holds a reference on a page touched twice, does
+//! not exist), memory cgroups.
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::limits::{MAX_CPUS, PAGEVEC_SIZE};

@@ -6,10 +6,11 @@
 //! one reference, on v6.12 also if the page is exclusive, and there unshares
 //! it, too; VM_FAULT_RETRY with and without dropping mmap_lock;
 //! VM_FAULT_COMPLETED. Customised: a retry, and a fault that is completed
-//! without the lock, happen only where they are injected; a store or load of user space
-//! walks the tables like the hardware, without setting accessed and dirty
-//! bits, and faults like exc_page_fault(). Faults on files are in [`fault`].
-//! Swap is in [`reclaim`](super::reclaim). Stubbed: userfaultfd, memory cgroups.
+//! without the lock, happen only where they are injected; a store or load of
+//! user space walks the tables like the hardware, without setting accessed and
+//! dirty bits, and faults like exc_page_fault(). Faults on files are in
+//! [`fault`]. Swap is in [`reclaim`](super::reclaim). Stubbed: userfaultfd,
+//! memory cgroups.
 //!
 //! [`fault`]: super::fault
 

@@ -6,11 +6,11 @@
 //! page of a file is frozen then, and its place in the cache goes to the new
 //! page); on v6.12 it does not come so far if it is exclusive and may be
 //! pinned, and a large one is frozen for a moment before it moves; secret
-//! memory is never moved; the return value (the
-//! number of pages that failed, or −ENOMEM at once if a small page has no
-//! target); a THP without a target is split and its parts move one by one;
-//! failed pages stay on the list. Customised: 3 passes instead of 10, as
-//! nothing changes between passes on one CPU. Stubbed: asynchronous modes, writeback.
+//! memory is never moved; the return value (the number of pages that failed,
+//! or −ENOMEM at once if a small page has no target); a THP without a target
+//! is split and its parts move one by one; failed pages stay on the list.
+//! Customised: 3 passes instead of 10, as nothing changes between passes on
+//! one CPU. Stubbed: asynchronous modes, writeback.
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::{File, replace_page_cache};

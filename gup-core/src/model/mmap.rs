@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! mmap(), munmap(), mprotect(), madvise(), exit.
 //!
-//! Duplicated: what mprotect() does to entries (the write bit is taken at
-//! once and comes back only by a fault; on v6.12 at once where the page is
+//! Duplicated: what mprotect() does to entries (the write bit is taken at once
+//! and comes back only by a fault; on v6.12 at once where the page is
 //! exclusive); VMAs split at the borders of a change; MADV_DONTNEED under
-//! mmap_lock held for reading; a shared mapping
-//! whose stores must be noticed gets its write bits by faults alone.
-//! Customised: VMAs
-//! never merge; a fixed address that is taken is refused
-//! (MAP_FIXED_NOREPLACE); MADV_DONTNEED drains the LRU batch once, not per VMA. What can
-//! be mapped beside anonymous memory: a driver's buffer mapped with
-//! vm_insert_page(), every fourth page of it a raw frame number as
-//! vmf_insert_mixed() makes them; raw frame numbers alone (VM_PFNMAP); and
-//! files ([`filemap`](super::filemap)).
+//! mmap_lock held for reading; a shared mapping whose stores must be noticed
+//! gets its write bits by faults alone. Customised: VMAs never merge; a fixed
+//! address that is taken is refused (MAP_FIXED_NOREPLACE); MADV_DONTNEED
+//! drains the LRU batch once, not per VMA. What can be mapped beside anonymous
+//! memory: a driver's buffer mapped with vm_insert_page(), every fourth page
+//! of it a raw frame number as vmf_insert_mixed() makes them; raw frame
+//! numbers alone (VM_PFNMAP); and files ([`filemap`](super::filemap)).
 
 use super::cpu::Cpu;
 use super::filemap::File;

@@ -4,11 +4,10 @@
 //! Duplicated: the reference count with its freezing, add-unless-zero and
 //! saturation tests; compound pages; their pin count, from the order on that
 //! the base has it for; page_maybe_dma_pinned(); is_pinnable_page();
-//! PageAnonExclusive(). Customised: mapcounts start
-//! at 0 instead of −1; PMD mappings are counted on the head alone (no
-//! double-map trick); the contents of a page are one data token; an epoch
-//! counts how often the frame was allocated. Stubbed: memory cgroups,
-//! hardware poison, KASAN tags.
+//! PageAnonExclusive(). Customised: mapcounts start at 0 instead of −1; PMD
+//! mappings are counted on the head alone (no double-map trick); the contents
+//! of a page are one data token; an epoch counts how often the frame was
+//! allocated. Stubbed: memory cgroups, hardware poison, KASAN tags.
 
 use super::cpu::{Cpu, Event, FailSite, STEP_BUDGET};
 use super::filemap::File;

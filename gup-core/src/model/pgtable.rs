@@ -5,9 +5,9 @@
 //! (present includes PROT_NONE entries, a huge PMD counts as present while it
 //! is invalidated); one lock for each table; freeing a table waits until no
 //! CPU is in an interrupts-off section. Customised: tables come from an arena
-//! of their own and hold few entries; swap entries are migration entries
-//! only; the lock of a PUD table stands for mm->page_table_lock. Stubbed:
-//! TLBs, hugepd.
+//! of their own and hold few entries; non-present entries are migration
+//! entries and those of the one swap device; the lock of a PUD table stands
+//! for mm->page_table_lock. Stubbed: TLBs, hugepd.
 
 use super::compare::words;
 use super::cpu::{Cpu, Event, FailSite};

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The reverse map: from a page to the entries that map it.
 //!
-//! Duplicated: which mapcount and reference a mapping holds; migration
-//! entries in place of mappings, and back; on v6.12 the protocol around
+//! Duplicated: which mapcount and reference a mapping holds; migration entries
+//! in place of mappings, and back; on v6.12 the protocol around
 //! PageAnonExclusive: who sets it, what fork and unmapping must find before
 //! they may take it away, and the barriers that pair with GUP-fast.
-//! Customised: there is no mremap(),
-//! so an anonymous page can only be mapped at the address it was made for,
-//! in the mm that made it or one that fork() copied from it: the walk looks
-//! there in every mm, page by page, instead of following anon_vma chains VMA
-//! by VMA; the mappings of a file are found by looking at every VMA instead of
-//! in an interval tree. Stubbed: deferred splitting, mlock. A driver's pages
-//! have no reverse map.
+//! Customised: there is no mremap(), so an anonymous page can only be mapped
+//! at the address it was made for, in the mm that made it or one that fork()
+//! copied from it: the walk looks there in every mm, page by page, instead of
+//! following anon_vma chains VMA by VMA; the mappings of a file are found by
+//! looking at every VMA instead of in an interval tree. Stubbed: deferred
+//! splitting, mlock. A driver's pages have no reverse map.
 
 use super::cpu::Cpu;
 use super::filemap::File;
