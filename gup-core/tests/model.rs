@@ -28,8 +28,12 @@ const CHILD: MmId = MmId(1);
 /// Runs `test` with one process that has mapped 16 pages at 0; then tears
 /// down and looks at the books.
 fn with_process(kind: Kind, test: impl FnOnce(&Cpu)) {
+    with_process_on("v5.15 fixed", kind, test);
+}
+
+fn with_process_on(kernel: &str, kind: Kind, test: impl FnOnce(&Cpu)) {
     let world = World::new(Limits::FUZZ);
-    let cpu = Cpu::new(&world, "v5.15 fixed".parse().unwrap(), 0);
+    let cpu = Cpu::new(&world, kernel.parse().unwrap(), 0);
     mm_alloc(&cpu, PARENT).unwrap();
     mmap(&cpu, PARENT, 0, 16, Prot::ReadWrite, kind).unwrap();
     test(&cpu);
@@ -201,6 +205,20 @@ fn migration_moves_a_shared_thp_in_both_processes() {
         assert_eq!(user_load(cpu, CHILD, 0), Ok((new, 5)));
         assert!(leaf_at(cpu, CHILD, 0).is_some_and(|l| l.huge && !l.write));
     });
+}
+
+#[test]
+fn since_v6_12_a_thp_that_is_mapped_in_part_is_split_before_it_moves() {
+    for (kernel, order) in [("v5.15 fixed", 3), ("v6.12", 0)] {
+        with_process_on(kernel, Kind::AnonThp, |cpu| {
+            let head = user_store(cpu, PARENT, 0, 1).unwrap();
+            madvise_dontneed(cpu, PARENT, PAGE_SIZE, 1).unwrap();
+            move_page(cpu, head).unwrap();
+            let moved = mapped_page(cpu, PARENT, 2 * PAGE_SIZE).unwrap();
+            assert_eq!(cpu.world.look(cpu.world.head_of(moved)).order, order, "{kernel}");
+            assert_eq!(user_load(cpu, PARENT, 0).unwrap().1, 1);
+        });
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! pinned, and a large one is frozen for a moment before it moves; secret
 //! memory is never moved; the return value (the number of pages that failed,
 //! or −ENOMEM at once if a small page has no target); a THP without a target
-//! is split and its parts move one by one; failed pages stay on the list.
+//! is split and its parts move one by one, on v6.12 also one of which not all
+//! is mapped any more; failed pages stay on the list.
 //! Customised: 3 passes instead of 10, as nothing changes between passes on
 //! one CPU. Stubbed: asynchronous modes, writeback.
 
@@ -24,7 +25,7 @@ use super::memory::copy_highpage;
 use super::page::{
     Mapping, Page, clear_flag, compound_head, compound_nr, compound_order, page_anon,
     page_compound, page_count, page_file, page_is_file_lru, page_ref_add, page_ref_freeze,
-    page_ref_unfreeze, put_page, set_flag, thp_nr_pages, trylock_page, unlock_page,
+    page_ref_unfreeze, pages_of, put_page, set_flag, thp_nr_pages, trylock_page, unlock_page,
 };
 use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
 use super::swap::{in_swap_cache, replace_swap_cache};
@@ -116,6 +117,11 @@ pub fn migrate_pages(
         let mut i = 0;
         while i < from.len {
             let page = from.pages[i];
+            // C: the deferred split queue of v6.12. Its head moves alone if
+            // it can be split, else the whole tries.
+            if cpu.since(Base::V6_12) && partially_mapped(cpu, page) {
+                let _ = split_isolated(cpu, page, from);
+            }
             match unmap_and_move(cpu, page, mtc) {
                 Ok(()) => from.remove(i),
                 Err(Errno::EAGAIN) => {
@@ -145,6 +151,18 @@ pub fn migrate_pages(
         cpu.event(Event::MIGRATE_FAILED);
     }
     Ok(nr_failed)
+}
+
+/// Whether some pages of a THP are mapped and some are not any more.
+/// C: folio_test_partially_mapped(), linux/page-flags.h
+fn partially_mapped(cpu: &Cpu, head: Page) -> bool {
+    let world = cpu.world;
+    let v = world.look(head);
+    if v.order <= 1 || !v.anon || v.compound_mapcount > 0 {
+        return false;
+    }
+    let mapped = |p: Page| world.look(p).mapcount > 0;
+    pages_of(world.span_of(head)).any(mapped) && !pages_of(world.span_of(head)).all(mapped)
 }
 
 /// Splits an isolated THP in place; its tails join the list.
