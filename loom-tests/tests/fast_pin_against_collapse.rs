@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! GUP-fast against khugepaged, which collapses the pages that it walks to.
+//!
+//!   CPU 0  pin_user_pages_fast()             CPU 1  collapse_huge_page()
+//!   (A1) read the PMD: a page table          (B1) clear the PMD
+//!   (A2) read the PTE: page                  (B2) wait for GUP-fast
+//!   (A3) pin the page                        (B3) only mappings hold the page?
+//!   (A4) PTE still the same?                 (B4) copy it, clear the PTE
+//!   (A5) PMD still the same?                 (B5) map the THP
+//!
+//! The PTE stays as it is up to (B4), so with (B3) between (A2) and (A3) and
+//! (A4) before (B4), (A4) sees nothing. (A5) is the recheck of 70cbc3cc78a9,
+//! (B2) the wait of 2ba99c5e0881; here either is enough. (B2) is also what
+//! keeps the page table from being used again under (A2).
+//!
+//! Never: the call says that a page is pinned, and the address maps another.
+
+use std::sync::Arc;
+
+use gup_core::Errno;
+use gup_core::flags::Foll;
+use gup_core::gup::v6_12::pin_user_pages_fast;
+use gup_core::invariants::{Broken, mapcounts_match_tables};
+use gup_core::model::khugepaged::{
+    __collapse_huge_page_copy, __collapse_huge_page_copy_succeeded, __collapse_huge_page_isolate,
+    Collapse, clear_pmd, give_up, install, start,
+};
+use gup_core::model::limits::HPAGE_PMD_NR;
+use gup_core::model::lru::lru_add_drain_all;
+use gup_core::model::memory::user_store;
+use gup_core::model::mm::MmId;
+use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
+use gup_core::model::pgtable::mapped_page;
+use gup_core::model::{Cpu, Limits, Page, World};
+use loom_tests::{Body, Bound, Held, Kernel, Verdict, at_once, kernel, model, must_fail};
+
+const LIMITS: Limits = Limits { frames: 24, movable_start: 8, device_start: 24, ..Limits::LOOM };
+const MM: MmId = MmId(0);
+
+/// One small page, and a collapse of what is around it that has mmap_lock.
+fn ready(cpu: &Cpu) -> Result<Collapse, Errno> {
+    mm_alloc(cpu, MM)?;
+    mmap(cpu, MM, 0, HPAGE_PMD_NR, Prot::ReadWrite, Kind::Anon)?;
+    user_store(cpu, MM, 0, 1)?;
+    lru_add_drain_all(cpu);
+    start(cpu, MM, 0)
+}
+
+/// The rest of collapse_huge_page().
+fn go_on(cpu: &Cpu, mut c: Collapse) {
+    clear_pmd(cpu, &mut c);
+    if __collapse_huge_page_isolate(cpu, &mut c).is_err() {
+        give_up(cpu, &c);
+        return;
+    }
+    __collapse_huge_page_copy(cpu, &c);
+    __collapse_huge_page_copy_succeeded(cpu, &c);
+    install(cpu, &c);
+}
+
+fn race(kernel: Kernel) -> Verdict {
+    let world = Arc::new(World::new(LIMITS));
+    let c = ready(&Cpu::new(&world, kernel, 0)).expect("the world is empty");
+
+    let collapse: Body = Box::new(move |cpu| {
+        go_on(cpu, c);
+        Held::nothing()
+    });
+    let fast: Body = Box::new(|cpu| {
+        let mut pages = [Page::UNSET];
+        let n = pin_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut pages);
+        Held::pins(pages.into_iter().take(n.unwrap_or(0)))
+    });
+    let held = at_once(&world, kernel, [collapse, fast])?;
+    let cpu = Cpu::new(&world, kernel, 0);
+    let mapped = mapped_page(&cpu, MM, 0);
+    if let Some(&page) = held.pins.first()
+        && mapped != Some(page)
+    {
+        let rule = "a pinned address still maps the pinned page";
+        let what = format!("page {} is pinned, {mapped:?} is mapped", page.0);
+        return Err(Broken { oracle: "reliability", page: Some(page), rule, what });
+    }
+    held.adds_up(&world)?;
+    mapcounts_match_tables(&cpu)
+}
+
+#[test]
+fn a_pin_sits_on_the_page_that_is_mapped() {
+    model(Bound::All, || race(kernel("v6.12 fixed")));
+}
+
+#[test]
+fn the_recheck_alone_is_enough() {
+    model(Bound::Preemptions(3), || race(kernel("v6.12 fixed without 2ba99c5e0881")));
+}
+
+#[test]
+fn waiting_alone_is_enough() {
+    model(Bound::All, || race(kernel("v6.12 fixed without 70cbc3cc78a9")));
+}
+
+#[test]
+fn found_without_70cbc3cc78a9_and_2ba99c5e0881() {
+    must_fail("reliability", Bound::Preemptions(2), || {
+        race(kernel("v6.12 fixed without 70cbc3cc78a9 without 2ba99c5e0881"))
+    });
+}
