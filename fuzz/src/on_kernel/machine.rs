@@ -141,13 +141,23 @@ impl Machine {
         qemu.args(ARGS).arg(APPEND).arg("-kernel").arg(&parts.image);
         qemu.arg("-initrd").arg(&parts.initrd);
         qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+        Machine::start(qemu, console).map_err(|(message, trouble)| {
+            let (image, initrd) = (parts.image.display(), parts.initrd.display());
+            let console = trouble.map(|t| format!("\n{}", t.console())).unwrap_or_default();
+            let next = format!("{QEMU} -m 1G -kernel {image} -initrd {initrd}");
+            Failure::new(format!("{message}{console}"), next)
+        })
+    }
+
+    /// Starts the emulator and waits until the guest takes scenarios.
+    fn start(mut qemu: Command, console: &Path) -> Result<Machine, (String, Option<Trouble>)> {
+        let failed = |e: std::io::Error| (format!("{QEMU}: {e}"), None);
         qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let next = format!("{QEMU} --version");
-        fs::write(console, "").map_err(|e| Failure::new(e, "df -h target"))?;
-        let mut qemu = qemu.spawn().map_err(|e| Failure::new(format!("{QEMU}: {e}"), &next))?;
+        fs::write(console, "").map_err(failed)?;
+        let mut qemu = qemu.spawn().map_err(failed)?;
         let (orders, answers) = (qemu.stdin.take(), qemu.stdout.take());
         let (Some(orders), Some(answers)) = (orders, answers) else {
-            return Err(Failure::new("QEMU has no pipes", next));
+            return Err((format!("{QEMU} has no pipes"), None));
         };
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -160,12 +170,8 @@ impl Machine {
         let machine = Machine { qemu, orders, lines, console: console.into() };
         match machine.line(BOOT) {
             Ok(Line::Ready(_)) => Ok(machine),
-            Ok(line) => Err(Failure::new(format!("the guest began with `{line}`"), next)),
-            Err(trouble) => {
-                let message = format!("the guest {}:\n{}", trouble.name(), trouble.console());
-                let (image, initrd) = (parts.image.display(), parts.initrd.display());
-                Err(Failure::new(message, format!("{QEMU} -m 1G -kernel {image} -initrd {initrd}")))
-            }
+            Ok(line) => Err((format!("the guest began with `{line}`"), None)),
+            Err(trouble) => Err((format!("the guest {}", trouble.name()), Some(trouble))),
         }
     }
 
@@ -310,5 +316,78 @@ impl Guest {
             self.machine = None;
         }
         Ok(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something else in QEMU's place.
+    fn guest(script: &str) -> (tempfile::TempDir, Result<Machine, (String, Option<Trouble>)>) {
+        let dir = tempfile::tempdir().unwrap();
+        let console = dir.path().join("console");
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script, "sh"]).arg(&console);
+        let machine = Machine::start(sh, &console);
+        (dir, machine)
+    }
+
+    fn ops() -> Vec<Op> {
+        ["mmap m0 0x0 1 rw private anon", "write m0 0x0 1"].map(|l| l.parse().unwrap()).into()
+    }
+
+    #[test]
+    fn answers_are_booked_for_their_ops_and_noise_is_passed_over() {
+        let (_dir, machine) = guest(
+            "echo noise; echo ready x; read run; read a; read b; read go
+             echo '= 0 done'; echo 's 0 0'; echo '[ 0.1] noise'; echo '= 1 failed 14'
+             echo 'k WARNING: CPU'; echo 's 2 1'; echo '- m0.0'; echo '~'; echo 's 2 2'; echo .
+             exec sleep 60",
+        );
+        let run = machine.unwrap().run(&ops(), 1);
+        let answers: Vec<_> = run.ops.iter().map(|op| &op.answer).collect();
+        assert_eq!(answers, [&Answer::Done, &Answer::Failed(14)]);
+        assert_eq!((run.ops[1].pins, run.end.as_ref().unwrap().pins), ((2, 1), (2, 2)));
+        assert!(run.warned() && run.trouble.is_none());
+    }
+
+    #[test]
+    fn a_guest_that_dies_leaves_what_it_said_and_its_console() {
+        let (_dir, machine) = guest(
+            "echo ready x; read run; read a; echo '= 0 done'; echo 'Kernel panic' > $1; exit 1",
+        );
+        let run = machine.unwrap().run(&ops(), 1);
+        assert_eq!(run.ops.len(), 1);
+        assert_eq!(run.trouble, Some(Trouble::Died("Kernel panic".into())));
+    }
+
+    #[test]
+    fn a_guest_that_floods_its_console_is_stopped() {
+        let (_dir, machine) =
+            guest("echo ready x; read run; yes oops | head -c 2000000 > $1; exec sleep 60");
+        let mut machine = machine.unwrap();
+        let pid = machine.qemu.id();
+        let run = machine.run(&ops(), 1);
+        assert_eq!(run.trouble.as_ref().map(Trouble::name), Some("flooded its console"));
+        assert!(run.trouble.is_some_and(|t| t.console().starts_with("oops\n")));
+        drop(machine);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a stray process");
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_hangs() {
+        let (_dir, machine) = guest("echo ready x; echo stuck > $1; exec sleep 60");
+        let hung = machine.unwrap().line(Duration::from_millis(300)).unwrap_err();
+        assert_eq!(hung, Trouble::Hung("stuck".into()));
+    }
+
+    #[test]
+    fn a_guest_that_does_not_boot_is_a_failure() {
+        let (_dir, machine) = guest("exit 1");
+        assert_eq!(
+            machine.unwrap_err(),
+            ("the guest died".into(), Some(Trouble::Died(String::new())))
+        );
     }
 }
