@@ -434,16 +434,40 @@ defects! {
     /// A folio that was isolated counts as one that was not.
     IsolationInverted = DefectInfo {
         slug: "isolation-inverted",
-        introduced: None,
+        introduced: Some(Commit {
+            id: "67e139b02d99",
+            subject: "mm/gup.c: refactor check_and_migrate_movable_pages()",
+            release: "v6.1-rc1",
+        }),
         fixed: Commit {
             id: "aa1e6a932ca6",
-            subject: "mm/gup: fix the wrong return value of folio_isolate_lru()",
-            release: "v6.3-rc4",
+            subject: "mm/gup: add folio to list when folio_isolate_lru() succeed",
+            release: "v6.2-rc7",
         },
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "the answer of folio_isolate_lru() is taken the wrong way round: what \
-               was isolated is lost, and what was not is migrated",
+               was isolated is left out, and what was not is migrated without the \
+               reference of the isolation",
         oracles: &["accounting", "splat", "progress"],
+        reach: Reach::Sequence,
+    };
+    /// What could not be isolated counts as nothing to move.
+    UnisolatedIsPinnable = DefectInfo {
+        slug: "unisolated-is-pinnable",
+        introduced: Some(Commit {
+            id: "1aaf8c122918",
+            subject: "mm: gup: fix infinite loop within __get_longterm_locked",
+            release: "v6.14-rc1",
+        }),
+        fixed: Commit {
+            id: "517f496e1e61",
+            subject: "mm/gup: revert \"mm: gup: fix infinite loop within __get_longterm_locked\"",
+            release: "v6.16-rc4",
+        },
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "(in stable trees of v6.12, too) if no folio that must move could be \
+               isolated, all count as allowed to stay, instead of being tried again",
+        oracles: &["placement"],
         reach: Reach::Sequence,
     };
     /// PageAnonExclusive is cleared without barriers against GUP-fast.

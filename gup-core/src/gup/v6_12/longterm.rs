@@ -205,7 +205,9 @@ fn check_and_migrate_movable_pages_or_folios(
 ) -> Result<(), Errno> {
     let mut movable_folio_list = PageList::new();
     let collected = collect_longterm_unpinnable_folios(cpu, &mut movable_folio_list, pofs);
-    if collected == 0 {
+    // The defect looks at the list, as if all that must move were on it.
+    let unisolated = cpu.has(Defect::UnisolatedIsPinnable) && movable_folio_list.is_empty();
+    if collected == 0 || unisolated {
         return Ok(());
     }
     Err(migrate_longterm_unpinnable_folios(cpu, &mut movable_folio_list, pofs))
