@@ -7,6 +7,8 @@
 
 #[path = "build/cut.rs"]
 mod cut;
+#[path = "build/find.rs"]
+mod find;
 #[path = "build/header.rs"]
 mod header;
 #[path = "build/tree.rs"]

@@ -19,6 +19,11 @@ pub fn kernel() -> Kernel {
     Kernel::released(Base::V6_12)
 }
 
+/// Whether the port claims to follow the text.
+pub fn follows(text: &real_gup::Text) -> bool {
+    text.known && text.release.starts_with("6.12.")
+}
+
 /// A comparison on [`kernel`].
 pub fn against_c() -> PortAgainstC {
     Against::new(kernel(), Port, RealGup)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What runs in the world: the port, or something else with the same calls.
 
+use std::sync::OnceLock;
+
+use clap::ValueEnum;
 use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
@@ -152,6 +155,64 @@ fn unpin_v6_12(cpu: &Cpu, how: Unpin, pages: &[Page]) {
 /// Runs of consecutive frames.
 fn runs(pages: &[Page]) -> impl Iterator<Item = &[Page]> {
     pages.chunk_by(|a, b| a.nth(1) == *b)
+}
+
+/// Which of the subjects a process runs: the port, unless it was told
+/// otherwise before the first use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Chosen {
+    /// The port
+    #[default]
+    Port,
+    /// mm/gup.c itself, of the tree in LINUX or of linux-source-6.12
+    C,
+}
+
+static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+
+impl Chosen {
+    /// Whether this build can run it: the C has to be compiled in.
+    pub fn is_built(self) -> bool {
+        self == Chosen::Port || cfg!(feature = "real-gup")
+    }
+    /// The subject of this process from now on; too late once one was used.
+    pub fn choose(self) {
+        let _ = CHOSEN.set(self);
+    }
+    /// The subject of this process.
+    pub fn of_process() -> Chosen {
+        *CHOSEN.get_or_init(Chosen::default)
+    }
+    /// The base whose surroundings it runs in, if it cannot run in any.
+    pub fn base(self) -> Option<Base> {
+        (self == Chosen::C).then_some(Base::V6_12)
+    }
+}
+
+impl Subject for Chosen {
+    #[cfg(feature = "real-gup")]
+    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+        match self {
+            Chosen::Port => Port.call(cpu, op, args),
+            Chosen::C => RealGup.call(cpu, op, args),
+        }
+    }
+    #[cfg(feature = "real-gup")]
+    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
+        match self {
+            Chosen::Port => Port.unpin(cpu, how, pages),
+            Chosen::C => RealGup.unpin(cpu, how, pages),
+        }
+    }
+    // The front end starts a build that has the C, so that here it is the port.
+    #[cfg(not(feature = "real-gup"))]
+    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+        Port.call(cpu, op, args)
+    }
+    #[cfg(not(feature = "real-gup"))]
+    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
+        Port.unpin(cpu, how, pages);
+    }
 }
 
 /// mm/gup.c itself, of the kernel tree that this was built with.

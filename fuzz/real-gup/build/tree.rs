@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
+use std::fs;
 
 use sha2::{Digest, Sha256};
 
-use crate::read;
+use crate::{find, read};
 
 /// Texts of mm/gup.c that are known to work, by SHA-256.
 const KNOWN: [(&str, &str); 2] = [
@@ -31,9 +31,6 @@ const FILES: [&str; 9] = [
     "mm/pgtable-generic.c",
 ];
 
-const TARBALLS: [&str; 2] =
-    ["/usr/src/linux-source-6.12.tar.xz", "/usr/src/linux-source-6.1.tar.xz"];
-
 /// A kernel tree, or what was taken out of one.
 pub struct Tree {
     dir: PathBuf,
@@ -43,12 +40,7 @@ pub struct Tree {
 impl Tree {
     /// Finds the tree; `cache` is where what is taken out of a tarball stays.
     pub fn find(cache: &Path) -> Result<Tree, String> {
-        let named = env::var_os("LINUX").map(PathBuf::from);
-        let Some(path) =
-            named.or_else(|| TARBALLS.map(PathBuf::from).into_iter().find(|p| p.is_file()))
-        else {
-            return Err("no kernel tree: apt-get install linux-source-6.12, or LINUX=DIR".into());
-        };
+        let path = find::kernel()?;
         let dir = if path.is_dir() { path } else { unpack(&path, cache)? };
         for file in FILES {
             println!("cargo::rerun-if-changed={}", dir.join(file).display());

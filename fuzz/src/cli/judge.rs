@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::engine::{Event, Hit, Job, Target, find_first, keep_panics_quiet, spawn};
 use super::test::loom_command;
-use super::{Failure, Outcome, Verdict, print_json, quoted_kernel, root, thousands, word};
+use super::{Failure, Outcome, Verdict, fits, print_json, quoted_kernel, root, thousands, word};
 use crate::exec::Executor;
 use crate::oracles::SLUGS;
 use crate::repro::minimise::minimise;
 use crate::repro::report::kernel_text;
+use crate::subject::Chosen;
 
 /// Says of kernels and proposals what fuzzing and loom say of them.
 #[derive(Args, Debug)]
@@ -67,6 +68,7 @@ impl Judge {
             .into_iter()
             .map(|text| {
                 let kernel = text.parse().map_err(|e| Failure::new(e, "cargo gup kernels"))?;
+                let kernel = fits(kernel)?;
                 Ok((run_on(&text, kernel), text))
             })
             .collect();
@@ -121,6 +123,9 @@ impl Judge {
 
 /// The seed's history: the bug, what was proposed, what was merged.
 fn default_kernels() -> Vec<String> {
+    if let Some(base) = Chosen::of_process().base() {
+        return vec![kernel_text(Kernel::fixed(base))];
+    }
     let base = Base::V5_15.name();
     let mut all = vec![base.to_string()];
     let proposals = Proposal::ALL.iter();

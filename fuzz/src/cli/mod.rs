@@ -5,6 +5,7 @@
 //! that: 0 held, 1 a violation, 2 it could not be done. What fails says what
 //! to type next.
 
+mod against_c;
 mod confirm;
 mod conform;
 pub mod engine;
@@ -17,12 +18,13 @@ mod test;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 use gup_core::history::{Base, Kernel};
 
 use crate::repro::report::kernel_text;
+use crate::subject::Chosen;
 
 /// What a verb found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +64,9 @@ The two commands to begin with:
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
+    /// What runs in the model
+    #[arg(long, global = true, value_enum, default_value_t)]
+    subject: Chosen,
 }
 
 #[derive(Subcommand, Debug)]
@@ -72,6 +77,7 @@ enum Verb {
     Report(replay::Report),
     Confirm(confirm::Confirm),
     Conform(conform::Conform),
+    AgainstC(against_c::AgainstC),
     Judge(judge::Judge),
     Seeds(judge::Seeds),
     Kernels(kernels::Kernels),
@@ -99,13 +105,24 @@ fn end_quietly_on_a_closed_pipe() {
 pub fn main() -> ExitCode {
     end_quietly_on_a_closed_pipe();
     // clap itself ends with 2 on what it cannot parse.
-    let outcome = match Cli::parse().verb {
+    let cli = Cli::parse();
+    if let Verb::AgainstC(_) = cli.verb
+        && !Chosen::C.is_built()
+    {
+        return in_build_with_c();
+    }
+    if !cli.subject.is_built() {
+        return in_build_with_c();
+    }
+    cli.subject.choose();
+    let outcome = match cli.verb {
         Verb::Nightly(v) => v.run(),
         Verb::Replay(v) => v.run(),
         Verb::Minimise(v) => v.run(),
         Verb::Report(v) => v.run(),
         Verb::Confirm(v) => v.run(),
         Verb::Conform(v) => v.run(),
+        Verb::AgainstC(v) => v.run(),
         Verb::Judge(v) => v.run(),
         Verb::Seeds(v) => v.run(),
         Verb::Kernels(v) => v.run(),
@@ -115,16 +132,63 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(Verdict::Held) => ExitCode::SUCCESS,
         Ok(Verdict::Violated) => ExitCode::from(1),
-        Err(Failure { message, next }) => {
-            eprintln!("error: {message}\nnext:  {next}");
-            ExitCode::from(2)
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+/// Runs this command line again in a build that has the C compiled in, which
+/// needs a kernel tree.
+fn in_build_with_c() -> ExitCode {
+    let run = || -> Result<i32, Failure> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["run", "--quiet", "--release", "--package", "gup-fuzz"]);
+        cargo.args(["--features", "real-gup", "--bin", "gup", "--manifest-path"]);
+        cargo.arg(root()?.join("Cargo.toml")).arg("--").args(std::env::args_os().skip(1));
+        let status = cargo
+            .status()
+            .map_err(|e| Failure::new(format!("cannot start cargo: {e}"), "cargo --version"))?;
+        // 101: cargo could not build it, and has said why.
+        match status.code() {
+            Some(101) | None => {
+                let next = "apt-get install linux-source-6.12, or set LINUX=DIR";
+                Err(Failure::new("there is no mm/gup.c to run", next))
+            }
+            Some(code) => Ok(code),
+        }
+    };
+    match run() {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn failed(Failure { message, next }: &Failure) -> ExitCode {
+    eprintln!("error: {message}\nnext:  {next}");
+    ExitCode::from(2)
 }
 
 /// The kernel that is fuzzed if none is named.
 fn fixed() -> Kernel {
-    Kernel::fixed(Base::V5_15)
+    Kernel::fixed(Chosen::of_process().base().unwrap_or(Base::V5_15))
+}
+
+/// `kernel`, if the subject can run in its surroundings.
+fn fits(kernel: Kernel) -> Result<Kernel, Failure> {
+    match Chosen::of_process().base().filter(|&base| base != kernel.base()) {
+        None => Ok(kernel),
+        Some(base) => {
+            let message = format!("the C runs in the surroundings of {} only", base.name());
+            Err(Failure::new(message, format!("add: --kernel '{} fixed'", base.name())))
+        }
+    }
+}
+
+/// What has to be added to a command so that it runs the same subject.
+fn subject_option() -> &'static str {
+    match Chosen::of_process() {
+        Chosen::Port => "",
+        Chosen::C => "--subject c ",
+    }
 }
 
 /// The workspace, for the verbs that call cargo and for the corpus.

@@ -20,7 +20,9 @@ use serde::Serialize;
 
 use super::engine::{Event, Features, Hit, Job, PANIC, Target, caught, keep_panics_quiet, spawn};
 use super::folder::Folder;
-use super::{Failure, Outcome, Verdict, print_json, quoted, root, thousands};
+use super::{
+    Failure, Outcome, Verdict, fits, fixed, print_json, quoted, root, subject_option, thousands,
+};
 use crate::exec::Executor;
 use crate::repro::Reproducer;
 use crate::repro::minimise::minimise;
@@ -44,9 +46,9 @@ Examples:
   cargo gup nightly --kernel v5.15 --minutes 1
   cargo gup nightly --minutes 480 --out /var/tmp/gup --json")]
 pub struct Nightly {
-    /// The kernel
-    #[arg(long, default_value = "v5.15 fixed")]
-    kernel: Kernel,
+    /// The kernel [default: v5.15 fixed; with the C: v6.12 fixed]
+    #[arg(long)]
+    kernel: Option<Kernel>,
     /// How long
     #[arg(long, default_value = "10", value_parser = minutes)]
     minutes: f64,
@@ -106,6 +108,7 @@ struct Found {
 
 impl Nightly {
     pub(super) fn run(self) -> Outcome {
+        let kernel = fits(self.kernel.unwrap_or_else(fixed))?;
         let folder = Folder::create(&self.out).map_err(|e| {
             let message = format!("cannot write to {}: {e}", self.out.display());
             Failure::new(message, "cargo gup nightly --out OTHER_FOLDER")
@@ -116,7 +119,7 @@ impl Nightly {
         };
         let loaded = load(&corpus)?;
         let summary = Summary {
-            kernel: kernel_text(self.kernel),
+            kernel: kernel_text(kernel),
             seed: self.seed.unwrap_or_else(|| u64::from(fastrand::u32(..))),
             jobs: self.jobs.map_or_else(
                 || thread::available_parallelism().map_or(1, usize::from),
@@ -127,7 +130,7 @@ impl Nightly {
         };
         let length = Duration::from_secs_f64(self.minutes * 60.0);
         let night = Night {
-            kernel: self.kernel,
+            kernel,
             start: Instant::now(),
             length,
             folder,
@@ -437,7 +440,7 @@ fn markdown(s: &Summary, out: &Path) -> String {
     }
     if let Some(name) = s.findings.iter().find_map(|f| f.folder.as_deref()) {
         let file = out.join(name).join("reproducer.gup");
-        let _ = writeln!(text, "\nnext: cargo gup report {}", quoted(&file));
+        let _ = writeln!(text, "\nnext: cargo gup report {}{}", subject_option(), quoted(&file));
     }
     text
 }

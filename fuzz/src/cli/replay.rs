@@ -8,7 +8,7 @@ use clap::Args;
 use gup_core::history::Kernel;
 
 use super::engine::Target;
-use super::{Failure, Outcome, Verdict, fixed, quoted, quoted_kernel};
+use super::{Failure, Outcome, Verdict, fits, fixed, quoted, quoted_kernel, subject_option};
 use crate::exec::{Executor, Finding, Trace};
 use crate::repro::c::{NotExpressible, program};
 use crate::repro::report::{judge, kernel_text, op_line, page_table, report, trace};
@@ -114,7 +114,7 @@ pub(super) fn read(path: &Path, kernel: Option<Kernel>) -> Result<Reproducer, Fa
         let message = format!("{shown}: no op in it");
         return Err(Failure::new(message, "cargo gup nightly --minutes 1"));
     }
-    r.kernel = kernel.unwrap_or(r.kernel);
+    r.kernel = fits(kernel.unwrap_or(r.kernel))?;
     Ok(r)
 }
 
@@ -154,7 +154,7 @@ impl Replay {
             Some(k) => format!("--kernel {} ", quoted_kernel(k)),
             None => String::new(),
         };
-        println!("next: cargo gup report {kernel}{}", quoted(file));
+        println!("next: cargo gup report {}{kernel}{}", subject_option(), quoted(file));
         Ok(true)
     }
 }

@@ -8,6 +8,9 @@ use std::time::Instant;
 use clap::Args;
 
 use super::confirm::SERIES;
+#[path = "../../real-gup/build/find.rs"]
+mod find;
+
 use super::{Failure, Outcome, Verdict, root};
 use crate::on_kernel::parts;
 
@@ -82,6 +85,16 @@ impl Test {
             ("tests", cargo(&root, &["test", "--workspace"])),
             ("regressions", cargo(&root, &["test", "-p", "gup-fuzz", "--test", "regressions"])),
         ];
+        match find::kernel() {
+            Ok(tree) => {
+                println!("against_c runs mm/gup.c of {}", tree.display());
+                let args = ["test", "-p", "gup-fuzz", "--features", "real-gup"];
+                let mut against_c = cargo(&root, &args);
+                against_c.args(["--test", "against_c"]);
+                steps.push(("against_c", against_c));
+            }
+            Err(why) => println!("against_c    not run: {why}"),
+        }
         if !self.no_loom {
             steps.push(("loom", loom_command(&root)));
         }

@@ -23,7 +23,7 @@ pub use trace::{PageRow, Trace, TraceLine};
 
 use crate::oracles::{Violation, bookkeeping};
 use crate::scenario::{CallResult, MMS, Op, Unpin, What};
-use crate::subject::{Port, Subject};
+use crate::subject::{Chosen, Subject};
 
 /// One violation, and where it came up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,7 +73,7 @@ type Judged = Result<Outcome, Violation>;
 
 /// Runs scenarios.
 #[derive(Debug)]
-pub struct Executor<S: Subject = Port> {
+pub struct Executor<S: Subject = Chosen> {
     kernel: Kernel,
     subject: S,
     world: World,
@@ -84,10 +84,10 @@ pub struct Executor<S: Subject = Port> {
     features: Vec<u32>,
 }
 
-impl Executor<Port> {
-    /// An executor for the port on `kernel`.
+impl Executor<Chosen> {
+    /// An executor for the subject of this process on `kernel`.
     pub fn new(kernel: Kernel) -> Self {
-        Self::with_subject(kernel, Port)
+        Self::with_subject(kernel, Chosen::of_process())
     }
 }
 

@@ -16,6 +16,7 @@ use super::Reproducer;
 use super::text::{WIDTH, result_text};
 use crate::exec::{Executor, Finding, Outcome, PageRow, Trace, TraceLine};
 use crate::scenario::Op;
+use crate::subject::Chosen;
 
 /// Replays a scenario with every oracle there is: op by op, and if that is
 /// silent, once more with the fast path compared.
@@ -104,18 +105,23 @@ pub fn report(given: &Reproducer) -> Result<String, Silent> {
     section(&mut out, "Scenario", &r.to_string());
     section(&mut out, "Page states", &page_table(&trace));
     section(&mut out, "Kernels", &kernels(r.kernel, &ops, finding));
-    section(&mut out, "To replay it", REPLAY);
+    section(&mut out, "To replay it", &to_replay());
     origin(&mut out, culprit(r.kernel, &ops, finding.oracle));
     Ok(ascii(&out))
 }
 
-const REPLAY: &str = "\
-Save the scenario, from its line \"# gup reproducer\" on, as FILE. Then
-
-    cargo gup replay FILE
-    cargo gup confirm FILE           # on a stock kernel under QEMU
-    cargo gup report FILE --c        # as a C program
-";
+fn to_replay() -> String {
+    let (option, tree) = match Chosen::of_process() {
+        Chosen::Port => ("", ""),
+        Chosen::C => ("--subject c ", ", with LINUX=DIR for the tree whose mm/gup.c ran"),
+    };
+    format!(
+        "Save the scenario, from its line \"# gup reproducer\" on, as FILE. Then{tree}\n\n\
+        \x20   cargo gup replay {option}FILE\n\
+        \x20   cargo gup confirm FILE           # on a stock kernel under QEMU\n\
+        \x20   cargo gup report FILE --c        # as a C program\n"
+    )
+}
 
 fn head(out: &mut String, r: &Reproducer, f: &Finding) {
     let Finding { oracle, function, expected, actual, .. } = f;

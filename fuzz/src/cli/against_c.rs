@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo gup against-c`: the port beside the mm/gup.c that it follows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[cfg(not(feature = "real-gup"))]
+use super::Outcome;
+
+/// Compares the port with the C, step by step.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+After every op both must have the same result, the same world and the same
+sequence of steps. The text is that of the tree in LINUX, or of the package
+linux-source-6.12. Where they part, the scenario is made small and the steps
+are printed side by side, with the line of the C.
+
+Examples:
+  cargo gup against-c
+  cargo gup against-c --ops 100000000
+  LINUX=~/linux cargo gup against-c gup-out/finding-1/reproducer.gup")]
+pub struct AgainstC {
+    /// Compare these reproducers instead of random scenarios
+    files: Vec<PathBuf>,
+    /// Ops to run, in all threads
+    #[arg(long, default_value_t = 1_000_000)]
+    ops: u64,
+    /// Threads [default: all cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Where the random numbers begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[cfg(not(feature = "real-gup"))]
+impl AgainstC {
+    pub(super) fn run(self) -> Outcome {
+        // The front end starts another build; see in_build_with_c().
+        let AgainstC { files, ops, jobs, seed } = self;
+        let message = format!("built without the C: {files:?} {ops} {jobs:?} {seed}");
+        Err(super::Failure::new(message, "cargo gup against-c"))
+    }
+}
+
+#[cfg(feature = "real-gup")]
+mod with_c {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Instant;
+
+    use gup_core::history::Base;
+
+    use super::AgainstC;
+    use crate::cli::replay::read;
+    use crate::cli::{Failure, Outcome, Verdict, thousands};
+    use crate::generators::Generator;
+    use crate::real::{PortAgainstC, against_c, explain, follows};
+    use crate::scenario::{MAX_OPS, Op, Scenario};
+
+    impl AgainstC {
+        pub(in crate::cli) fn run(self) -> Outcome {
+            let text = real_gup::text();
+            println!("mm/gup.c of {}, {}", text.release, text.path);
+            let start = Instant::now();
+            let (told, ops) = if self.files.is_empty() { self.random() } else { self.replay()? };
+            let seconds = start.elapsed().as_secs_f64();
+            let rate = thousands((ops as f64 / seconds.max(0.001)) as u64);
+            println!("{} ops in {seconds:.1} s, {rate} a second", thousands(ops));
+            let known = if text.known { "known text" } else { "new text" };
+            match told {
+                None => println!("{known}: conforms"),
+                Some(told) => {
+                    println!("{known}: differs\n\n{told}");
+                    // A text that no port claims to follow may differ.
+                    if follows(&text) {
+                        return Ok(Verdict::Violated);
+                    }
+                }
+            }
+            Ok(Verdict::Held)
+        }
+
+        fn replay(&self) -> Result<(Option<String>, u64), Failure> {
+            let mut against = against_c();
+            for file in &self.files {
+                if let Some(told) = compare(&mut against, &read(file, None)?.ops()) {
+                    return Ok((Some(told), against.ops_run()));
+                }
+            }
+            Ok((None, against.ops_run()))
+        }
+
+        /// Random scenarios, until one differs or the ops are run.
+        fn random(&self) -> (Option<String>, u64) {
+            let cores = || thread::available_parallelism().map_or(1, usize::from) as u64;
+            let jobs = self.jobs.map_or_else(cores, u64::from);
+            let (send, told) = channel();
+            let ops = thread::scope(|scope| {
+                let work = (0..jobs).map(|n| {
+                    let (send, seed, ops) = (send.clone(), self.seed + n, self.ops / jobs);
+                    scope.spawn(move || worker(seed, ops, |told| drop(send.send(told))))
+                });
+                let work: Vec<_> = work.collect();
+                work.into_iter().map(|w| w.join().unwrap_or_default()).sum()
+            });
+            (told.try_recv().ok(), ops)
+        }
+    }
+
+    fn compare(against: &mut PortAgainstC, ops: &[Op]) -> Option<String> {
+        against.run(ops)?;
+        explain(against, ops)
+    }
+
+    /// Half of the scenarios are drawn, half are earlier ones changed.
+    fn worker(seed: u64, ops: u64, tell: impl Fn(String)) -> u64 {
+        let mut against = against_c();
+        let mut generator = Generator::new(seed, Base::V6_12);
+        let (mut scenario, mut n) = (Scenario::default(), 0u64);
+        while against.ops_run() < ops {
+            n += 1;
+            if n % 2 == 0 {
+                generator.mutate(&mut scenario);
+                scenario.ops.truncate(MAX_OPS);
+            } else {
+                generator.scenario(&mut scenario);
+            }
+            if let Some(told) = compare(&mut against, &scenario.ops) {
+                tell(told);
+                break;
+            }
+        }
+        against.ops_run()
+    }
+}
