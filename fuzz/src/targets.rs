@@ -65,6 +65,21 @@ pub fn fast_vs_slow(s: &Scenario) {
     judge(s, Executor::fast_vs_slow);
 }
 
+#[cfg(feature = "real-gup")]
+thread_local! {
+    static AGAINST_C: RefCell<crate::real::PortAgainstC> = RefCell::new(crate::real::against_c());
+}
+
+/// Target `against_c`: the port takes the steps of the C.
+#[cfg(feature = "real-gup")]
+pub fn against_c(s: &Scenario) {
+    AGAINST_C.with_borrow_mut(|against| {
+        if against.run(&s.ops).is_some() {
+            panic!("\n{}", crate::real::explain(against, &s.ops).unwrap_or_default());
+        }
+    });
+}
+
 /// Target `text`: any bytes parse or fail with an error, and what parses
 /// prints to a text that parses to the same.
 pub fn text(bytes: &[u8]) {

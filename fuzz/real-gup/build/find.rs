@@ -14,7 +14,6 @@ pub fn kernel() -> Result<PathBuf, String> {
         return Ok(named.into());
     }
     let tarball = TARBALLS.map(PathBuf::from).into_iter().find(|path| path.is_file());
-    tarball.ok_or_else(|| {
-        "no kernel tree: apt-get install linux-source-6.12, or set LINUX=DIR".into()
-    })
+    tarball
+        .ok_or_else(|| "no kernel tree: apt-get install linux-source-6.12, or set LINUX=DIR".into())
 }

@@ -4,9 +4,9 @@
 //! `LINUX` names a tree or a tarball of one; without it, the tarball of
 //! Debian's package linux-source-6.12 is taken, else linux-source-6.1.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::fs;
 
 use sha2::{Digest, Sha256};
 

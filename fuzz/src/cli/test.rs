@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo gup test` and `cargo gup loom`: what CI runs.
 
+#[path = "../../real-gup/build/find.rs"]
+mod find;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -8,9 +11,6 @@ use std::time::Instant;
 use clap::Args;
 
 use super::confirm::SERIES;
-#[path = "../../real-gup/build/find.rs"]
-mod find;
-
 use super::{Failure, Outcome, Verdict, root};
 use crate::on_kernel::parts;
 
