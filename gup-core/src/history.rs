@@ -47,8 +47,8 @@ pub struct DefectInfo {
     pub slug: &'static str,
     /// The commit that brought it, if one did.
     pub introduced: Option<Commit>,
-    /// The commit that took it away.
-    pub fixed: Commit,
+    /// The commit that took it away, where that is known.
+    pub fixed: Option<Commit>,
     /// The bases whose text it can be in, and whether each has it as
     /// released. A base that is not listed has no such statement.
     pub bases: &'static [(Base, Released)],
@@ -73,6 +73,16 @@ impl DefectInfo {
     /// What `base` has of it as released; `None` if it does not apply there.
     pub fn in_base(&self, base: Base) -> Option<Released> {
         self.bases.iter().find(|&&(b, _)| b == base).map(|&(_, r)| r)
+    }
+    /// The words that give it to a kernel, or take it away: by its fix, or if
+    /// none is known, by the commit that introduced it.
+    pub fn switch(&self, on: bool) -> String {
+        let id = |c: Option<Commit>| c.map_or("?", |c| c.id);
+        let (word, id) = match self.fixed {
+            Some(fix) => (if on { "without" } else { "with" }, fix.id),
+            None => (if on { "with" } else { "without" }, id(self.introduced)),
+        };
+        format!("{word} {id}")
     }
     /// Whether `base` as released has it.
     pub fn open_in(&self, base: Base) -> bool {
@@ -128,11 +138,11 @@ defects! {
             subject: "mm/gup: small refactoring: simplify try_grab_page()",
             release: "v5.15-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "c36c04c2e132",
             subject: "Revert \"mm/gup: small refactoring: simplify try_grab_page()\"",
             release: "v5.17-rc3",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open)],
         what: "the slow path grabs with the fast path's helper, which refuses \
                FOLL_LONGTERM on a movable page instead of letting it migrate",
@@ -147,11 +157,11 @@ defects! {
             subject: "mm/gup: remove try_get_page(), call try_get_compound_head() directly",
             release: "v5.15-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "cd1adf1b63a1",
             subject: "Revert \"mm/gup: remove try_get_page(), call try_get_compound_head() directly\"",
             release: "v5.15-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "holders of a stable reference take another one speculatively: \
                outside the getter's context, and a count of 0 fails quietly",
@@ -166,11 +176,11 @@ defects! {
             subject: "mm: handle PTE-mapped tail pages in gerneric fast gup implementaiton",
             release: "v4.5-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "c24d37322548",
             subject: "mm/gup: fix try_grab_compound_head() race with split_huge_page()",
             release: "v5.14-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "a split or free between the lookup of the head and the \
                speculative reference leaves the reference on a stranger",
@@ -185,11 +195,11 @@ defects! {
             subject: "mm/gup: track FOLL_PIN pages",
             release: "v5.7-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "96e1fac162cc",
             subject: "mm/gup: use unpin_user_pages() in __gup_longterm_locked()",
             release: "v5.10-rc4",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "when a longterm pin must migrate, its pins are released with \
                put_page(): 1 is taken where 1024 was added",
@@ -204,11 +214,11 @@ defects! {
             subject: "mm/gup: add FOLL_LONGTERM capability to GUP fast",
             release: "v5.2-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "df3a0a21b698",
             subject: "mm/gup: fix omission of check on FOLL_LONGTERM in gup fast path",
             release: "v5.7-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "GUP-fast pins pages in memory that must stay movable",
         oracles: &["placement"],
@@ -222,11 +232,11 @@ defects! {
             subject: "mm/gup: track FOLL_PIN pages",
             release: "v5.7-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "47e29d32afba",
             subject: "mm/gup: page->hpage_pinned_refcount: exact pin counts for huge pages",
             release: "v5.7-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "every pin of a tail adds 1024 to the reference count of the head",
         oracles: &["accounting", "errno"],
@@ -240,11 +250,11 @@ defects! {
             subject: "mm/gup: track FOLL_PIN pages",
             release: "v5.7-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "7196040e19ad",
             subject: "mm: fix invalid page pointer returned with FOLL_PIN gups",
             release: "v5.18-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open)],
         what: "follow_pfn_pte() refuses FOLL_GET but not FOLL_PIN: the entry \
                counts as pinned, and its place in pages[] is never set",
@@ -255,11 +265,11 @@ defects! {
     ThpReusedByMapcount = DefectInfo {
         slug: "thp-reused-by-mapcount",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "3bff7e3f1f16",
             subject: "mm/huge_memory: streamline COW logic in do_huge_pmd_wp_page()",
             release: "v5.18-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open)],
         what: "do_huge_pmd_wp_page() asks for mappings, not references: a child \
                that keeps a reference and unmaps sees the parent's later stores \
@@ -271,11 +281,11 @@ defects! {
     IsolateIsPinnable = DefectInfo {
         slug: "isolate-is-pinnable",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "1c563432588d",
             subject: "mm: fix is_pinnable_page against a cma page",
             release: "v5.19-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open)],
         what: "(with its repair 034e5afad921, which pins the zero page again) \
                is_pinnable_page() knows MIGRATE_CMA but not MIGRATE_ISOLATE, the \
@@ -291,12 +301,12 @@ defects! {
             subject: "mm/gup/writeback: add callbacks for inaccessible pages",
             release: "v5.7-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "7cad96ae59b3",
             subject: "mm/gup: fix handling of errors from arch_make_folio_accessible() in \
                       follow_page_pte()",
             release: "v6.18-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open), (Base::V6_12, Released::Open)],
         what: "gup_pte_range() returns the error of arch_make_page_accessible() \
                where 0 means failure: the walk goes on in the next table, and \
@@ -312,11 +322,11 @@ defects! {
             subject: "mm: introduce memfd_secret system call to create \"secret\" memory areas",
             release: "v5.14-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "65291dcfcf89",
             subject: "mm/secretmem: fix GUP-fast succeeding on secretmem folios",
             release: "v6.9-rc3",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open), (Base::V6_12, Released::Fixed)],
         what: "GUP-fast takes a page that is not on the LRU for no secret memory; \
                a fresh one waits in a per-CPU batch, and is handed out",
@@ -327,11 +337,11 @@ defects! {
     LongtermWriteToFile = DefectInfo {
         slug: "longterm-write-to-file",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "8ac268436e6d",
             subject: "mm/gup: disallow FOLL_LONGTERM GUP-nonfast writing to file-backed mappings",
             release: "v6.5-rc1",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "the slow path hands out pages for longterm stores that their file \
                system must notice, and cannot once it has cleaned them",
@@ -342,11 +352,11 @@ defects! {
     FastLongtermWriteToFile = DefectInfo {
         slug: "fast-longterm-write-to-file",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "a6e79df92e4a",
             subject: "mm/gup: disallow FOLL_LONGTERM GUP-fast writing to file-backed mappings",
             release: "v6.5-rc1",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "GUP-fast hands out what the slow path refuses: pages for longterm \
                stores that their file system must notice",
@@ -361,11 +371,11 @@ defects! {
             subject: "mm: introduce a general RCU get_user_pages_fast()",
             release: "v3.18-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "70cbc3cc78a9",
             subject: "mm: gup: fix the fast GUP race against THP collapse",
             release: "v6.1-rc1",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "GUP-fast looks again at the PTE only, which a collapse leaves as it \
                is until the page was copied: the pin is on the old page. Shows where \
@@ -381,11 +391,11 @@ defects! {
             subject: "thp: khugepaged",
             release: "v2.6.38-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "2ba99c5e0881",
             subject: "mm/khugepaged: fix GUP-fast interaction by sending IPI",
             release: "v6.1-rc8",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "a page table that a collapse took out is used again while GUP-fast \
                may still walk it",
@@ -400,11 +410,11 @@ defects! {
             subject: "mm/gup: accelerate thp gup even for \"pages != NULL\"",
             release: "v6.6-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "f442fa614137",
             subject: "mm: gup: stop abusing try_grab_folio",
             release: "v6.10",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "__get_user_pages() grabs the further pages of a THP with the fast \
                path's helper, which refuses FOLL_LONGTERM on a movable page: \
@@ -420,11 +430,11 @@ defects! {
             subject: "mm/gup: track FOLL_PIN pages",
             release: "v5.7-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "c8070b787519",
             subject: "mm: Don't pin ZERO_PAGE in pin_user_pages()",
             release: "v6.5-rc1",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "pins of the zero page add to its reference count, which everybody \
                shares and a program can make overflow",
@@ -439,11 +449,11 @@ defects! {
             subject: "mm/gup.c: refactor check_and_migrate_movable_pages()",
             release: "v6.1-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "aa1e6a932ca6",
             subject: "mm/gup: add folio to list when folio_isolate_lru() succeed",
             release: "v6.2-rc7",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "the answer of folio_isolate_lru() is taken the wrong way round: what \
                was isolated is left out, and what was not is migrated without the \
@@ -459,15 +469,31 @@ defects! {
             subject: "mm: gup: fix infinite loop within __get_longterm_locked",
             release: "v6.14-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "517f496e1e61",
             subject: "mm/gup: revert \"mm: gup: fix infinite loop within __get_longterm_locked\"",
             release: "v6.16-rc4",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "(in stable trees of v6.12, too) if no folio that must move could be \
                isolated, all count as allowed to stay, instead of being tried again",
         oracles: &["placement"],
+        reach: Reach::Sequence,
+    };
+    /// fork() copies a pinned hugetlb page writable, whatever the VMA says.
+    HugetlbForkWritable = DefectInfo {
+        slug: "hugetlb-fork-writable",
+        introduced: Some(Commit {
+            id: "4eae4efa2c29",
+            subject: "hugetlb: do early cow when page pinned on src mm",
+            release: "v5.12-rc3",
+        }),
+        fixed: None,
+        bases: &[(Base::V6_12, Released::Open)],
+        what: "the child's copy of a pinned page of hugetlbfs is mapped writable in a \
+               VMA that is not (on the list: \"mm/hugetlb: don't map folios writable \
+               without VM_WRITE when copying during fork()\", 2024-12)",
+        oracles: &["errno", "permission"],
         reach: Reach::Sequence,
     };
     /// PageAnonExclusive is cleared without barriers against GUP-fast.
@@ -478,11 +504,11 @@ defects! {
             subject: "mm: remember exclusively mapped anonymous pages with PG_anon_exclusive",
             release: "v5.19-rc1",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "088b8aa537c2",
             subject: "mm: fix PageAnonExclusive clearing racing with concurrent RCU GUP-fast",
             release: "v6.1-rc1",
-        },
+        }),
         bases: &[(Base::V6_12, Released::Fixed)],
         what: "nothing orders the clearing of an entry before the look at the pin \
                count, nor that of PageAnonExclusive before the next entry: a page is \
@@ -494,11 +520,11 @@ defects! {
     NoEarlyCowAtFork = DefectInfo {
         slug: "no-early-cow-at-fork",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "70e806e4e645",
             subject: "mm: Do early cow for pinned pages during fork() for ptes",
             release: "v5.9",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "fork() write-protects and shares a pinned page; the next store of \
                the process that pinned it goes to a copy",
@@ -509,11 +535,11 @@ defects! {
     MapcountDecidesReuse = DefectInfo {
         slug: "mapcount-decides-reuse",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "09854ba94c6a",
             subject: "mm: do_wp_page() simplification",
             release: "v5.9-rc5",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "do_wp_page() asks for mappings, not references: a child that keeps a \
                reference and unmaps sees the parent's later stores (CVE-2020-29374)",
@@ -524,11 +550,11 @@ defects! {
     MigrateFailureIsSuccess = DefectInfo {
         slug: "migrate-failure-is-success",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "f0f4463837da",
             subject: "mm/gup: return an error on migration failure",
             release: "v5.13-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "when migration fails, the pages are pinned again where they are, and \
                the call succeeds",
@@ -539,11 +565,11 @@ defects! {
     CmaOnly = DefectInfo {
         slug: "cma-only",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "d1e153fea2a8",
             subject: "mm/gup: migrate pinned pages out of movable zone",
             release: "v5.13-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "pages in ZONE_MOVABLE are pinned for long where they are",
         oracles: &["placement"],
@@ -557,11 +583,11 @@ defects! {
             subject: "mm: do_wp_page() simplification",
             release: "v5.9-rc5",
         }),
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "feb889fb40fa",
             subject: "mm: don't put pinned pages into the swap cache",
             release: "v5.11-rc5",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Fixed)],
         what: "a pinned page goes to the swap cache, whose reference keeps the next \
                write fault from reusing it: the process gets a copy, the pin does not",
@@ -572,11 +598,11 @@ defects! {
     SwapInReusesByMapcount = DefectInfo {
         slug: "swap-in-reuses-by-mapcount",
         introduced: None,
-        fixed: Commit {
+        fixed: Some(Commit {
             id: "c145e0b47c77",
             subject: "mm: streamline COW logic in do_swap_page()",
             release: "v5.18-rc1",
-        },
+        }),
         bases: &[(Base::V5_15, Released::Open)],
         what: "do_swap_page() asks for mappings and swap entries, not references: a \
                child that keeps a reference and unmaps sees the parent's later stores \
@@ -736,8 +762,8 @@ impl fmt::Display for Kernel {
         for d in Defect::ALL.iter().copied() {
             let expected = d.info().open_in(self.base) && !all_fixed;
             match (self.has(d), expected) {
-                (true, false) => write!(f, " without {}", d.info().fixed.id)?,
-                (false, true) => write!(f, " with {}", d.info().fixed.id)?,
+                (true, false) => write!(f, " {}", d.info().switch(true))?,
+                (false, true) => write!(f, " {}", d.info().switch(false))?,
                 _ => {}
             }
         }
@@ -816,7 +842,8 @@ impl Kernel {
         let (mut known, mut applies) = (false, false);
         for &d in Defect::ALL {
             let info = d.info();
-            let (fix, cause) = (names(info.fixed.id), info.introduced.is_some_and(|c| names(c.id)));
+            let fix = info.fixed.is_some_and(|c| names(c.id));
+            let cause = info.introduced.is_some_and(|c| names(c.id));
             if !fix && !cause {
                 continue;
             }

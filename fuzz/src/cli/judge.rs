@@ -130,7 +130,7 @@ fn default_kernels() -> Vec<String> {
     let mut all = vec![base.to_string()];
     let proposals = Proposal::ALL.iter();
     all.extend(proposals.map(|p| format!("{base} with proposal:{}", p.info().slug)));
-    all.push(format!("{base} with {}", Defect::SlowGrabIsFast.info().fixed.id));
+    all.push(format!("{base} {}", Defect::SlowGrabIsFast.info().switch(false)));
     all.push(format!("{base} fixed"));
     all
 }

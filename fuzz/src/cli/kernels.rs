@@ -41,7 +41,7 @@ struct Table {
 struct DefectRow {
     slug: &'static str,
     introduced: Option<CommitRow>,
-    fixed: CommitRow,
+    fixed: Option<CommitRow>,
     bases: Vec<BaseRow>,
     found_by: &'static str,
     oracles: &'static [&'static str],
@@ -82,7 +82,7 @@ fn table() -> Table {
         DefectRow {
             slug: i.slug,
             introduced: i.introduced.map(Into::into),
-            fixed: i.fixed.into(),
+            fixed: i.fixed.map(Into::into),
             bases: (i.bases.iter())
                 .map(|&(b, r)| BaseRow { base: b.name(), open: r == Released::Open })
                 .collect(),
@@ -123,7 +123,10 @@ impl Kernels {
                 Some(c) => print_commit("    introduced ", &c),
                 None => println!("    introduced before git, or with the code itself"),
             }
-            print_commit("    fixed      ", &d.fixed);
+            match d.fixed {
+                Some(c) => print_commit("    fixed      ", &c),
+                None => println!("    fixed      by no commit that is known here"),
+            }
             println!("    found by   {}: {}", d.found_by, d.oracles.join(", "));
         }
         println!("\nProposals:");

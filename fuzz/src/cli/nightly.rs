@@ -375,7 +375,7 @@ impl Night {
             ops: ops.len(),
             execution: hit.execution,
             introduced: defect.and_then(|d| d.introduced).map(|c| c.id),
-            fixed: defect.map(|d| d.fixed.id),
+            fixed: defect.and_then(|d| d.fixed).map(|c| c.id),
             explained_by: match culprit {
                 Some(Culprit::Defect(d)) => Some(d.info().slug),
                 Some(Culprit::Proposal(p)) => Some(p.info().slug),

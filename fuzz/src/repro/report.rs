@@ -35,7 +35,7 @@ pub fn trace(exec: &mut Executor, ops: &[Op]) -> Trace {
 pub fn kernel_text(kernel: Kernel) -> String {
     let mut fixed = Kernel::fixed(kernel.base()).to_string();
     for d in kernel.defects() {
-        let _ = write!(fixed, " without {}", d.info().fixed.id);
+        let _ = write!(fixed, " {}", d.info().switch(true));
     }
     for p in kernel.proposals() {
         let _ = write!(fixed, " with proposal:{}", p.info().slug);
@@ -302,7 +302,8 @@ fn origin(out: &mut String, culprit: Option<Culprit>) {
             text.push_str(&wrap(&format!("{}: {}.", info.slug, info.what), "", ""));
             let since = info.introduced.map_or("always".into(), |c| commit(&c));
             text.push_str(&wrap(&since, "\nIntroduced: ", "            "));
-            text.push_str(&wrap(&commit(&info.fixed), "Fixed:      ", "            "));
+            let fix = info.fixed.map_or("not known".into(), |c| commit(&c));
+            text.push_str(&wrap(&fix, "Fixed:      ", "            "));
             if let Some(c) = info.introduced {
                 let _ = writeln!(text, "\nFixes: {} (\"{}\")", c.id, c.subject);
             }

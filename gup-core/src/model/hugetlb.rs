@@ -32,6 +32,7 @@ use super::rmap::{folio_try_share_anon_rmap, page_dup_rmap, page_remove_rmap};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault, VmFlags};
+use crate::history::Defect;
 use crate::step::StepKind;
 
 /// The file of a VMA of hugetlbfs. C: hstate_vma()
@@ -445,7 +446,8 @@ fn copy_huge_pte(
         // C: hugetlb_install_folio(); mmap_lock keeps the entry as it was
         let ptl = huge_pte_lock(cpu, dst_ptep);
         hugetlb_add_new_anon_rmap(cpu, new, addr);
-        dst_ptep.set(cpu, make_huge_pte(dst, new, true));
+        let writable = cpu.has(Defect::HugetlbForkWritable) || dst.flags.contains(VmFlags::WRITE);
+        dst_ptep.set(cpu, make_huge_pte(dst, new, writable));
         set_flag(cpu, new, Pg::HUGETLB_MIGRATABLE);
         spin_unlock(cpu, ptl);
         return Ok(());
