@@ -24,7 +24,6 @@ fn main() {
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=c");
     println!("cargo::rerun-if-env-changed=LINUX");
-    println!("cargo::rerun-if-env-changed={SANITIZE}");
     println!("cargo::rerun-if-env-changed={COVERAGE}");
     if env::var_os("CARGO_FEATURE_C").is_none() {
         return;
@@ -34,10 +33,6 @@ fn main() {
     }
 }
 
-/// Set to anything: the C is built with address and undefined-behaviour
-/// sanitizers. The final link wants
-/// `RUSTFLAGS="-Clink-arg=-fsanitize=address,undefined"`.
-const SANITIZE: &str = "GUP_C_SANITIZE";
 /// Set to anything: gup.c is built for gcov. The final link wants
 /// `RUSTFLAGS=-Clink-arg=--coverage`.
 const COVERAGE: &str = "GUP_C_COVERAGE";
