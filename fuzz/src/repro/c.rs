@@ -72,7 +72,8 @@ pub fn program(r: &Reproducer) -> Result<String, NotExpressible> {
     }
     let mut out = head(r);
     let _ = writeln!(out, "#define SCALE {scale}ul");
-    out.push_str(PRELUDE);
+    // Without its licence line: the program has begun with one.
+    out.push_str(PRELUDE.split_once('\n').map_or(PRELUDE, |(_, rest)| rest));
     let needs = |file: &str| steps.iter().any(|s: &Step| s.code.contains(file));
     let (shmem, secretmem) = (needs("shmem"), needs("secretmem"));
     let files = [(shmem, "shmem"), (secretmem, "secretmem")];

@@ -1,4 +1,4 @@
-
+/* SPDX-License-Identifier: GPL-2.0-only */
 /* ---- the scenario's memory ---- */
 
 #define PAGE 4096ul
