@@ -39,8 +39,9 @@ pub struct Spec {
     hugetlb: bool,
     /// A page that a longterm pin must move has references that forbid it.
     immovable: bool,
-    /// A longterm pin must move a THP, which is split where there is no memory
-    /// for another: since v6.12 its pages of zeroes become the zero page then.
+    /// A longterm pin must move a THP, which is split if it is mapped in part or
+    /// if there is no memory for another: since v6.12 its pages of zeroes
+    /// become the zero page then, which must be replaced before it is pinned.
     may_split: bool,
     /// A page's count is so high that it must be refused.
     saturated: bool,
@@ -263,16 +264,12 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         // The fast path alone may stop anywhere.
         Ok(n) if op.call.fast_only() => n <= spec.reachable,
         Ok(0) => excuse.nowait,
-        Ok(n) => n <= spec.reachable && (n >= spec.sure_of(op) || excuse.any()),
-        Err(_) if op.call.fast_only() => false,
-        // No fault may replace the zero page, or a core dump wants none.
-        Err(Errno::EFAULT)
-            if spec.may_split
-                && events.contains(Event::ALLOC_FAILED)
-                && op.flags.intersects(Foll::NOFAULT | Foll::DUMP) =>
-        {
-            true
+        Ok(n) => {
+            n <= spec.reachable
+                && (n >= spec.sure_of(op) || excuse.any() || spec.no_replacement(op))
         }
+        Err(_) if op.call.fast_only() => false,
+        Err(Errno::EFAULT) if spec.no_replacement(op) => true,
         Err(Errno::EFAULT) if op.flags.contains(Foll::NOFAULT) => spec.sure == 0,
         Err(Errno::EFAULT) if spec.hugetlb && events.contains(Event::ALLOC_FAILED) => true,
         Err(e @ (Errno::EFAULT | Errno::EEXIST | Errno::EOPNOTSUPP)) => {
@@ -294,6 +291,11 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
 }
 
 impl Spec {
+    /// Whether a page may turn into the zero page on its way, and no fault may
+    /// replace that, or a core dump wants none.
+    fn no_replacement(&self, op: &CallOp) -> bool {
+        self.may_split && op.flags.intersects(Foll::NOFAULT | Foll::DUMP)
+    }
     /// Pages that the call must handle unless something went wrong.
     fn sure_of(&self, op: &CallOp) -> usize {
         if op.flags.contains(Foll::NOFAULT) { self.sure } else { self.reachable }
