@@ -104,6 +104,19 @@ fn result_array_sees_pages_in_the_wrong_order() {
 }
 
 #[test]
+fn result_array_sees_a_null_page() {
+    let forgets = wrong(|cpu, op, args| {
+        let Args { pages: Some(pages), vmas, locked } = args else { return Err(Errno::EINVAL) };
+        let n = Port.call(cpu, op, Args { pages: Some(&mut *pages), vmas, locked })?;
+        Port.unpin(cpu, Unpin::Page, &pages[1..]);
+        pages[1] = Page::NULL;
+        Ok(n)
+    });
+    let f = only("result-array", forgets, PIN);
+    assert!(f.actual.contains("pages[1] is NULL"), "{f:?}");
+}
+
+#[test]
 fn placement_sees_a_longterm_pin_in_movable_memory() {
     let forgets = wrong(|cpu, op, args| {
         Port.call(cpu, &CallOp { flags: op.flags - Foll::LONGTERM, ..*op }, args)

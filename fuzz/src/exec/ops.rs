@@ -452,7 +452,9 @@ impl<S: Subject> Run<'_, S> {
 
     /// Books what a call handed out.
     fn book(&mut self, op: &CallOp, pages: &[Page]) {
-        let owned = pages.iter().position(|&p| p == Page::UNSET).unwrap_or(pages.len());
+        // Entries that were never set, or set to NULL, are nothing to own.
+        let none = |&p: &Page| !self.cpu.world.has_frame(p);
+        let owned = pages.iter().position(none).unwrap_or(pages.len());
         if owned == 0 {
             return;
         }

@@ -26,6 +26,8 @@ pub fn array(cpu: &Cpu, op: &CallOp, pages: &[Page], vmas: Option<&[Vma]>) -> Op
         };
         let actual = if page == Page::UNSET {
             format!("counted as done, but pages[{i}] was never set")
+        } else if page == Page::NULL {
+            format!("counted as done, but pages[{i}] is NULL")
         } else {
             format!("pages[{i}] is page {}", page.0)
         };
