@@ -12,13 +12,15 @@ use crate::read;
 use crate::tree::Tree;
 
 /// The files that may define a policy, in the order in which they are asked.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "mm/internal.h",
     "include/linux/mm.h",
     "include/linux/swap.h",
     "include/linux/mmzone.h",
     "include/linux/mm_inline.h",
+    "include/linux/secretmem.h",
     "mm/huge_memory.c",
+    "mm/hugetlb.c",
     "mm/pgtable-generic.c",
 ];
 
@@ -27,7 +29,7 @@ const MACROS: [&str; 2] = ["INTERNAL_GUP_FLAGS", "folio_has_pincount"];
 
 /// Functions, each after those it calls. A tree need not have them all: what
 /// gup.c asks for and nobody defines, the compiler misses.
-const FUNCTIONS: [&str; 15] = [
+const FUNCTIONS: [&str; 20] = [
     "is_cow_mapping",
     "vma_is_anonymous",
     "is_zero_page",
@@ -42,6 +44,12 @@ const FUNCTIONS: [&str; 15] = [
     // Until v6.11 in mm/huge_memory.c; since then in gup.c itself.
     "can_follow_write_pmd",
     "follow_trans_huge_pmd",
+    "page_is_secretmem",
+    // Until v6.11 the walk of hugetlbfs is in mm/hugetlb.c.
+    "huge_pte_offset",
+    "record_subpages_vmas",
+    "__follow_hugetlb_must_fault",
+    "follow_hugetlb_page",
     // Since v6.5; before, the look-up of a PTE could not fail.
     "__pte_offset_map",
     "__pte_offset_map_lock",

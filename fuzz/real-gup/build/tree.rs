@@ -19,14 +19,16 @@ const KNOWN: [(&str, &str); 2] = [
 ];
 
 /// Everything that is read of a tree.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "Makefile",
     "include/linux/mm.h",
     "include/linux/mm_inline.h",
     "include/linux/mmzone.h",
+    "include/linux/secretmem.h",
     "include/linux/swap.h",
     "mm/gup.c",
     "mm/huge_memory.c",
+    "mm/hugetlb.c",
     "mm/internal.h",
     "mm/pgtable-generic.c",
 ];

@@ -20,7 +20,8 @@ __thread spinlock_t shim_locks[SHIM_TABLES];
 __thread struct mm_struct shim_mms[SHIM_MMS];
 __thread struct task_struct shim_task;
 static __thread struct vm_area_struct vmas[SHIM_MMS][SHIM_VMAS];
-static struct address_space mappings[256];
+static __thread struct address_space mappings[256];
+const struct address_space_operations secretmem_aops;
 
 /* Rust's Page::NULL and Page::UNSET. */
 #define NO_PAGE UINT16_MAX
@@ -122,6 +123,8 @@ void __asan_load8_noabort(unsigned long addr)
 		last_pc = __builtin_return_address(0);
 		/* 0 nobody, 1 anonymous memory, else an address space. */
 		word = shim_folio_mapping(shim_pfn(page));
+		if (word > 1)
+			mappings[word].a_ops = shim_secretmem_mapping(word) ? &secretmem_aops : NULL;
 		page->mapping = word > 1 ? &mappings[word] : (void *)(intptr_t)word;
 	}
 }
@@ -270,22 +273,17 @@ static long enter(call_fn *call, const struct args *a)
 		return expression;					\
 	}								\
 	long shim_c_##name(const struct args *a) { return enter(call_##name, a); }
-#if KVER >= 605
-#define NO_VMAS
-#else
-#define NO_VMAS , NULL
-#endif
 #define MM (&shim_mms[a->mm])
 
-CALL(get_user_pages, get_user_pages(a->start, a->nr, a->flags, pages NO_VMAS))
+CALL(get_user_pages, get_user_pages(a->start, a->nr, a->flags, pages SHIM_NO_VMAS))
 CALL(get_user_pages_remote,
-     get_user_pages_remote(MM, a->start, a->nr, a->flags, pages NO_VMAS, a->locked))
+     get_user_pages_remote(MM, a->start, a->nr, a->flags, pages SHIM_NO_VMAS, a->locked))
 CALL(get_user_pages_unlocked, get_user_pages_unlocked(a->start, a->nr, pages, a->flags))
 CALL(get_user_pages_fast, get_user_pages_fast(a->start, a->nr, a->flags, pages))
 CALL(get_user_pages_fast_only, get_user_pages_fast_only(a->start, a->nr, a->flags, pages))
-CALL(pin_user_pages, pin_user_pages(a->start, a->nr, a->flags, pages NO_VMAS))
+CALL(pin_user_pages, pin_user_pages(a->start, a->nr, a->flags, pages SHIM_NO_VMAS))
 CALL(pin_user_pages_remote,
-     pin_user_pages_remote(MM, a->start, a->nr, a->flags, pages NO_VMAS, a->locked))
+     pin_user_pages_remote(MM, a->start, a->nr, a->flags, pages SHIM_NO_VMAS, a->locked))
 CALL(pin_user_pages_unlocked, pin_user_pages_unlocked(a->start, a->nr, pages, a->flags))
 CALL(pin_user_pages_fast, pin_user_pages_fast(a->start, a->nr, a->flags, pages))
 CALL(unpin_user_page, (unpin_user_page(pages[0]), 0))
@@ -293,7 +291,7 @@ CALL(unpin_user_pages, (unpin_user_pages(pages, a->nr), 0))
 CALL(unpin_user_pages_dirty_lock, (unpin_user_pages_dirty_lock(pages, a->nr, a->dirty), 0))
 CALL(unpin_user_page_range_dirty_lock,
      (unpin_user_page_range_dirty_lock(pages[0], a->nr, a->dirty), 0))
-#if KVER >= 612
+#ifdef SHIM_HAS_FOLIO_UNPIN
 CALL(unpin_user_folio, (unpin_user_folio((struct folio *)pages[0], a->nr), 0))
 CALL(unpin_folio, (unpin_folio((struct folio *)pages[0]), 0))
 CALL(unpin_folios, (unpin_folios((struct folio **)pages, a->nr), 0))

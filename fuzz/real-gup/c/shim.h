@@ -23,7 +23,7 @@
  * Policies (gup_must_unshare(), folio_is_longterm_pinnable() ...) are not
  * here: policy.h has them in the words of the tree (build/cut.rs).
  *
- * KVER is 612 for a tree of v6.12.
+ * versions.h says what trees of different versions differ in.
  */
 #ifndef SHIM_SHIM_H
 #define SHIM_SHIM_H
@@ -77,6 +77,8 @@
 #define check_add_overflow(a, b, sum) __builtin_add_overflow(a, b, sum)
 #define min_t(type, a, b) ({ type a_ = (a), b_ = (b); a_ < b_ ? a_ : b_; })
 #define min(a, b) min_t(__typeof__(a), a, b)
+#define min3(a, b, c) min_t(__typeof__(a), min_t(__typeof__(a), a, b), c)
+#define ALIGN_DOWN(a, size) ((a) & ~((size) - 1))
 
 typedef uint64_t u64;
 typedef uint32_t u32;
@@ -131,7 +133,8 @@ typedef struct { int counter; } atomic_t;
 
 /* --------------------------------------------------------------- pages and folios */
 /* Aligned: the low bits of folio->mapping are flags. */
-struct address_space { u64 kind; };
+struct address_space_operations { char token; };
+struct address_space { const struct address_space_operations *a_ops; };
 #define SHIM_PAGE_FIELDS			\
 	struct list_head lru;		\
 	struct address_space *mapping;	\
@@ -250,6 +253,7 @@ void shim_mod_node_page_state(unsigned int item, long nr);
 bool shim_secretmem_mapping(int mapping);
 bool shim_shmem_mapping(int mapping);
 int shim_mapping_word(const struct address_space *mapping);
+extern const struct address_space_operations secretmem_aops;
 #define secretmem_mapping(m) shim_secretmem_mapping(shim_mapping_word(m))
 #define shmem_mapping(m) shim_shmem_mapping(shim_mapping_word(m))
 
@@ -359,6 +363,8 @@ u64 shim_pte_mkyoung(u64 entry);
 #define PUD_SIZE (1UL << PUD_SHIFT)
 #define PUD_MASK (~(PUD_SIZE - 1))
 #define PGDIR_SIZE (1UL << PGDIR_SHIFT)
+#define PGDIR_MASK (~(PGDIR_SIZE - 1))
+#define P4D_SHIFT PGDIR_SHIFT
 #define HPAGE_PMD_NR ((int)(PMD_SIZE / PAGE_SIZE))
 #define HPAGE_PMD_MASK PMD_MASK
 #define HPAGE_PUD_NR ((int)(PUD_SIZE / PAGE_SIZE))
@@ -393,21 +399,7 @@ uint32_t shim_pgd_table(unsigned int mm);
 #define pmd_offset(pudp, addr) pmd_offset_lockless(pudp, *(pudp), addr)
 #define shim_pte_offset(pmd, addr) \
 	((pte_t *)shim_below(ptes, pmd_val(pmd), shim_index(addr, PAGE_SHIFT, PTRS_PER_PTE)))
-#if KVER >= 605	/* since 0d940a9b270b a lookup can fail; policy.h says when */
-#define __pte_map(pmd, addr) shim_pte_offset(*(pmd), addr)
-#define pmdp_get_lockless_start() 0UL
-#define pmdp_get_lockless_end(flags) ((void)(flags))
-#define rcu_read_lock() ((void)0)
-#define rcu_read_unlock() ((void)0)
-#define pmd_clear_bad(pmd) BUG()
 #define is_pmd_migration_entry(x) shim_pmd_is_migration(pmd_val(x))
-#define pte_offset_map(pmd, addr) __pte_offset_map(pmd, addr, NULL)
-#define pte_offset_map_lock(mm, pmd, addr, ptlp) __pte_offset_map_lock(mm, pmd, addr, ptlp)
-#else
-#define pte_offset_map(pmd, addr) shim_pte_offset(*(pmd), addr)
-#define pte_offset_map_lock(mm, pmd, addr, ptlp) \
-	({ pmd_t v_ = *(pmd); *(ptlp) = shim_locked(pte_lockptr(mm, &v_)); shim_pte_offset(v_, addr); })
-#endif
 #define pte_unmap(ptep) ((void)(ptep))
 void shim_set_pte(uint32_t slot, u64 entry);
 #define set_pte_at(mm, addr, p, x) shim_call(set_pte, shim_slot(p), pte_val(x))
@@ -459,6 +451,7 @@ enum {
 	SHIM_VMA_SECRETMEM = 8,
 	SHIM_VMA_DIRTY_TRACKING = 16,
 	SHIM_VMA_HUGETLB = 32,
+	SHIM_VMA_HUGETLB_PUD = 64,	/* its pages are of PUD size */
 };
 struct vm_area_struct *shim_keep_vma(unsigned int mm, struct shim_vma found);
 struct shim_vma shim_find_vma(unsigned int mm, u64 addr);
@@ -564,11 +557,6 @@ void shim_lru_add_drain_all(void);
 bool shim_folio_isolate_lru(uint16_t folio);
 #define lru_add_drain() shim_call(lru_add_drain)
 #define lru_add_drain_all() shim_call(lru_add_drain_all)
-#if KVER >= 603
-#define folio_isolate_lru(f) shim_call(folio_isolate_lru, shim_pfn(f))
-#else	/* before be2d57563822: 0 or an error */
-#define folio_isolate_lru(f) (shim_call(folio_isolate_lru, shim_pfn(f)) ? 0 : -EBUSY)
-#endif
 bool shim_isolate_hugetlb(uint16_t folio);
 #define isolate_hugetlb(f, list) \
 	(shim_call(isolate_hugetlb, shim_pfn(f)) ? (list_add_tail(&(f)->lru, list), true) : false)
@@ -605,7 +593,10 @@ struct file { struct address_space *f_mapping; };
 #define file_inode(file) ((struct inode *)NULL)
 #define i_size_read(inode) 0
 #define hstate_file(file) ((struct hstate *)NULL)
-#define hstate_vma(vma) ((struct hstate *)NULL)
+#define hstate_vma(vma) ((struct hstate *)(vma))	/* a file has pages of one size */
+#define huge_page_size(h) \
+	(((struct vm_area_struct *)(h))->kind & SHIM_VMA_HUGETLB_PUD ? PUD_SIZE : PMD_SIZE)
+#define huge_page_mask(h) (~(huge_page_size(h) - 1))
 bool shim_hugetlbfs_pagecache_present(unsigned int mm, uint32_t slot, u64 addr);
 #define hugetlbfs_pagecache_present(h, vma, addr) \
 	((void)(h), shim_call(hugetlbfs_pagecache_present, shim_mm((vma)->vm_mm), (vma)->slot, addr))
@@ -620,13 +611,10 @@ struct folio_batch { struct folio *folios[1]; };
 #define folio_next_index(f) 0UL
 #define offset_in_folio(f, p) 0UL
 
+#include "versions.h"
+
 /* ---------------------------------------------------------------- what gup.c defines */
 /* Declared here so that a tree with another idea of them does not compile. */
-#if KVER >= 605
-#define SHIM_VMAS_ARG
-#else	/* before 54d020692b34 and b2cac248191b */
-#define SHIM_VMAS_ARG , struct vm_area_struct **
-#endif
 long get_user_pages(unsigned long, unsigned long, unsigned int, struct page ** SHIM_VMAS_ARG);
 long get_user_pages_remote(struct mm_struct *, unsigned long, unsigned long, unsigned int,
 			   struct page ** SHIM_VMAS_ARG, int *);
@@ -642,12 +630,6 @@ void unpin_user_page(struct page *);
 void unpin_user_pages(struct page **, unsigned long);
 void unpin_user_pages_dirty_lock(struct page **, unsigned long, bool);
 void unpin_user_page_range_dirty_lock(struct page *, unsigned long, bool);
-#if KVER >= 612
-void unpin_user_folio(struct folio *, unsigned long);
-void unpin_folio(struct folio *);
-void unpin_folios(struct folio **, unsigned long);
-void folio_add_pin(struct folio *);
-#endif
 
 #ifdef __MM_INTERNAL_H	/* this is gup.c, see build.rs */
 #include "policy.h"

@@ -10,9 +10,10 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use gup_core::errno::Errno;
 use gup_core::flags::{FaultFlag, Gfp};
 use gup_core::model::cpu::TaskFlags;
+use gup_core::model::filemap::File;
 use gup_core::model::folio::{self, Folio};
 use gup_core::model::huge_memory::{split_huge_pmd, touch_pmd};
-use gup_core::model::hugetlb::hugetlbfs_pagecache_present;
+use gup_core::model::hugetlb::{hugetlb_fault, hugetlbfs_pagecache_present};
 use gup_core::model::memory::{handle_mm_fault, vm_normal_page};
 use gup_core::model::migrate::{MigrationTarget, PageList, migrate_pages, putback_movable_pages};
 use gup_core::model::mm::{self, MmId, Vma, vma_at};
@@ -81,6 +82,8 @@ accessors! {
     fn shim_compound_head(cpu, p: u16) -> u16 { folio::page_folio(cpu, Page(p)).0.0 }
     fn shim_PageAnon(cpu, p: u16) -> bool { folio::page_anon(cpu, Page(p)) }
     fn shim_PageAnonExclusive(cpu, p: u16) -> bool { folio::page_anon_exclusive(cpu, Page(p)) }
+    fn shim_PageHead(cpu, p: u16) -> bool { page::page_head(cpu, Page(p)) }
+    fn shim_PageCompound(cpu, p: u16) -> bool { page::page_compound(cpu, Page(p)) }
     fn shim_PageDirty(cpu, p: u16) -> bool { page::page_dirty(cpu, Page(p)) }
     fn shim_folio_is_device_coherent(cpu, f: u16) -> bool {
         folio::folio_is_device_coherent(cpu, folio_of(f))
@@ -248,6 +251,7 @@ impl From<Option<Vma>> for ShimVma {
             vma.is_secretmem(),
             vma.needs_dirty_tracking(),
             vma.is_hugetlb(),
+            vma.file() == Some(File::HugetlbPud),
         ];
         let kind = kinds.iter().enumerate().map(|(n, &is)| u32::from(is) << n).sum();
         let slot = vma.slot() as u32;
@@ -305,6 +309,10 @@ accessors! {
     fn shim_handle_mm_fault(cpu, mm: c_uint, slot: u32, addr: u64, flags: c_uint) -> c_uint {
         let Some(vma) = vma(cpu, mm, slot) else { return 0 };
         handle_mm_fault(cpu, &vma, addr, FaultFlag::from_bits_retain(flags)).bits()
+    }
+    fn shim_hugetlb_fault(cpu, mm: c_uint, slot: u32, addr: u64, flags: c_uint) -> c_uint {
+        let Some(vma) = vma(cpu, mm, slot) else { return 0 };
+        hugetlb_fault(cpu, &vma, addr, FaultFlag::from_bits_retain(flags)).bits()
     }
     fn shim_vm_normal_page(cpu, mm: c_uint, slot: u32, addr: u64, pte: u64) -> u16 {
         let found = vma(cpu, mm, slot).and_then(|v| vm_normal_page(cpu, &v, addr, Pte(pte)));

@@ -168,7 +168,7 @@ impl HugeFault<'_> {
 }
 
 /// C: hugetlb_fault(), mm/hugetlb.c
-pub(crate) fn hugetlb_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFault {
+pub fn hugetlb_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFault {
     let file = hstate_vma(vma);
     let addr = addr & !(file.page_size() - 1);
     let Some(ptep) = huge_pte_alloc(cpu, vma, addr) else { return VmFault::OOM };
