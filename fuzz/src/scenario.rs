@@ -115,6 +115,8 @@ pub enum What {
     PutPage(Handle),
     /// tee(2): the second handle gets references on the pages of the first.
     Tee(Handle, Handle),
+    /// folio_add_pin() on each page of the first handle, for the second.
+    FolioAddPin(Handle, Handle),
     /// A device writes to the pages of a handle.
     DmaWrite(Handle),
     /// A device reads the pages of a handle.
@@ -261,20 +263,82 @@ pub enum Unpin {
     /// unpin_user_page_range_dirty_lock(make_dirty), once for each run of
     /// frames.
     RangeDirtyLock,
+    /// unpin_folio() for the folio of each page.
+    Folio,
+    /// unpin_folios()
+    Folios,
+    /// unpin_user_folio(), once for each run of pages of one folio.
+    UserFolio,
+    /// unpin_user_pages_dirty_lock() without make_dirty
+    PagesClean,
+    /// unpin_user_page_range_dirty_lock() without make_dirty
+    RangeClean,
+    /// unpin_user_pages() with the error of a call that pinned nothing as
+    /// the number of pages: a WARN, and nothing is given back.
+    PagesError,
+    /// unpin_folios() likewise.
+    FoliosError,
 }
 
 impl Unpin {
     /// Every way.
-    pub const ALL: &'static [Unpin] =
-        &[Unpin::Pages, Unpin::Page, Unpin::DirtyLock, Unpin::RangeDirtyLock];
+    pub const ALL: &'static [Unpin] = &[
+        Unpin::Pages,
+        Unpin::Page,
+        Unpin::DirtyLock,
+        Unpin::RangeDirtyLock,
+        Unpin::Folio,
+        Unpin::Folios,
+        Unpin::UserFolio,
+        Unpin::PagesClean,
+        Unpin::RangeClean,
+        Unpin::PagesError,
+        Unpin::FoliosError,
+    ];
     /// Its kernel name.
     pub fn name(self) -> &'static str {
         match self {
             Unpin::Page => "unpin_user_page",
-            Unpin::Pages => "unpin_user_pages",
-            Unpin::DirtyLock => "unpin_user_pages_dirty_lock",
-            Unpin::RangeDirtyLock => "unpin_user_page_range_dirty_lock",
+            Unpin::Pages | Unpin::PagesError => "unpin_user_pages",
+            Unpin::DirtyLock | Unpin::PagesClean => "unpin_user_pages_dirty_lock",
+            Unpin::RangeDirtyLock | Unpin::RangeClean => "unpin_user_page_range_dirty_lock",
+            Unpin::Folio => "unpin_folio",
+            Unpin::Folios | Unpin::FoliosError => "unpin_folios",
+            Unpin::UserFolio => "unpin_user_folio",
         }
+    }
+    /// What tells it from the others of that name: no word, for one of them.
+    pub fn option(self) -> Option<&'static str> {
+        match self {
+            Unpin::PagesClean | Unpin::RangeClean => Some("clean"),
+            Unpin::PagesError | Unpin::FoliosError => Some("error"),
+            _ => None,
+        }
+    }
+    fn opcode(self) -> u8 {
+        match self {
+            Unpin::Pages => 20,
+            Unpin::Page => 21,
+            Unpin::DirtyLock => 22,
+            Unpin::RangeDirtyLock => 23,
+            Unpin::Folio => 64,
+            Unpin::Folios => 65,
+            Unpin::UserFolio => 66,
+            Unpin::PagesClean => 68,
+            Unpin::RangeClean => 69,
+            Unpin::PagesError => 70,
+            Unpin::FoliosError => 71,
+        }
+    }
+    /// Whether it gives nothing back and the kernel warns instead.
+    pub fn is_misuse(self) -> bool {
+        matches!(self, Unpin::PagesError | Unpin::FoliosError)
+    }
+    /// Whether the base has it.
+    pub fn exists_in(self, base: Base) -> bool {
+        let folios =
+            matches!(self, Unpin::Folio | Unpin::Folios | Unpin::UserFolio | Unpin::FoliosError);
+        base >= Base::V6_12 || !folios
     }
 }
 
@@ -373,6 +437,14 @@ impl Op {
                 What::Truncate(file, f0 % (file.max_pages() as u8 + 1))
             }
             50 => What::Fsync(decode_file(extra)?),
+            64 => What::Unpin(Unpin::Folio, handle),
+            65 => What::Unpin(Unpin::Folios, handle),
+            66 => What::Unpin(Unpin::UserFolio, handle),
+            67 => What::FolioAddPin(handle, to),
+            68 => What::Unpin(Unpin::PagesClean, handle),
+            69 => What::Unpin(Unpin::RangeClean, handle),
+            70 => What::Unpin(Unpin::PagesError, handle),
+            71 => What::Unpin(Unpin::FoliosError, handle),
             _ => return None,
         };
         Some(Op { what: what.normalised(), fail: decode_fail(fail) })
@@ -424,7 +496,7 @@ impl Op {
             What::Unpin(_, h) | What::PutPage(h) | What::DmaWrite(h) | What::DmaRead(h) => {
                 r[6] = h.0;
             }
-            What::Tee(from, to) => (r[6], r[2]) = (from.0, to.0),
+            What::Tee(from, to) | What::FolioAddPin(from, to) => (r[6], r[2]) = (from.0, to.0),
             What::IsolateBlock(b) | What::UnisolateBlock(b) | What::Cpu(b) => r[6] = b,
             What::Prefer(p) => r[6] = index(Prefer::ALL.iter().position(|&x| x == p)),
             What::LruAddDrain | What::LruAddDrainAll => {}
@@ -450,10 +522,7 @@ impl What {
             What::Fork(..) => 6,
             What::Exit(_) => 7,
             What::Call(c) => 8 + c.call as u8,
-            What::Unpin(Unpin::Pages, _) => 20,
-            What::Unpin(Unpin::Page, _) => 21,
-            What::Unpin(Unpin::DirtyLock, _) => 22,
-            What::Unpin(Unpin::RangeDirtyLock, _) => 23,
+            What::Unpin(how, _) => how.opcode(),
             What::PutPage(_) => 24,
             What::Tee(..) => 25,
             What::DmaWrite(_) => 26,
@@ -473,6 +542,7 @@ impl What {
             What::MmapFile(..) => 48,
             What::Truncate(..) => 49,
             What::Fsync(_) => 50,
+            What::FolioAddPin(..) => 67,
         }
     }
 

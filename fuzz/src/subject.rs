@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
+use gup_core::model::folio::Folio;
 use gup_core::model::mm::Vma;
 use gup_core::model::{Cpu, Page};
 
@@ -30,6 +31,8 @@ pub trait Subject {
     fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult;
     /// Gives pins back.
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]);
+    /// A further pin on the folio of each page.
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]);
 }
 
 /// The port in gup-core.
@@ -49,6 +52,10 @@ impl Subject for Port {
             Base::V5_15 => unpin_v5_15(cpu, how, pages),
             Base::V6_12 => unpin_v6_12(cpu, how, pages),
         }
+    }
+
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        folios(cpu, pages).for_each(|folio| gup_core::gup::v6_12::folio_add_pin(cpu, folio));
     }
 }
 
@@ -95,11 +102,16 @@ fn unpin_v5_15(cpu: &Cpu, how: Unpin, pages: &[Page]) {
         Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
         Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
         Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-        Unpin::RangeDirtyLock => {
+        Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
+        Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
+        Unpin::RangeDirtyLock | Unpin::RangeClean => {
             for run in runs(pages) {
-                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
+                let make_dirty = how == Unpin::RangeDirtyLock;
+                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
             }
         }
+        // The executor skips what the base does not have.
+        Unpin::Folio | Unpin::Folios | Unpin::UserFolio | Unpin::FoliosError => {}
     }
 }
 
@@ -144,10 +156,28 @@ fn unpin_v6_12(cpu: &Cpu, how: Unpin, pages: &[Page]) {
         Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
         Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
         Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-        Unpin::RangeDirtyLock => {
+        Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
+        Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
+        Unpin::RangeDirtyLock | Unpin::RangeClean => {
             for run in runs(pages) {
-                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
+                let make_dirty = how == Unpin::RangeDirtyLock;
+                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
             }
+        }
+        Unpin::Folio => folios(cpu, pages).for_each(|folio| gup::unpin_folio(cpu, folio)),
+        Unpin::Folios => {
+            let folios: Vec<Folio> = folios(cpu, pages).collect();
+            gup::unpin_folios(cpu, &folios, Ok(folios.len()));
+        }
+        Unpin::UserFolio => {
+            let folios: Vec<Folio> = folios(cpu, pages).collect();
+            for run in folios.chunk_by(|a, b| a == b) {
+                gup::unpin_user_folio(cpu, run[0], run.len());
+            }
+        }
+        Unpin::FoliosError => {
+            let folios: Vec<Folio> = folios(cpu, pages).collect();
+            gup::unpin_folios(cpu, &folios, Err(Errno::ENOMEM));
         }
     }
 }
@@ -155,6 +185,11 @@ fn unpin_v6_12(cpu: &Cpu, how: Unpin, pages: &[Page]) {
 /// Runs of consecutive frames.
 fn runs(pages: &[Page]) -> impl Iterator<Item = &[Page]> {
     pages.chunk_by(|a, b| a.nth(1) == *b)
+}
+
+/// The folio of each page, looked up by the caller: no steps of the calls.
+fn folios(cpu: &Cpu, pages: &[Page]) -> impl Iterator<Item = Folio> {
+    pages.iter().map(|&page| Folio(cpu.world.head_of(page)))
 }
 
 /// Which of the subjects a process runs: the port, unless it was told
@@ -204,6 +239,13 @@ impl Subject for Chosen {
             Chosen::C => RealGup.unpin(cpu, how, pages),
         }
     }
+    #[cfg(feature = "real-gup")]
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        match self {
+            Chosen::Port => Port.add_pin(cpu, pages),
+            Chosen::C => RealGup.add_pin(cpu, pages),
+        }
+    }
     // The front end starts a build that has the C, so that here it is the port.
     #[cfg(not(feature = "real-gup"))]
     fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
@@ -212,6 +254,10 @@ impl Subject for Chosen {
     #[cfg(not(feature = "real-gup"))]
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         Port.unpin(cpu, how, pages);
+    }
+    #[cfg(not(feature = "real-gup"))]
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        Port.add_pin(cpu, pages);
     }
 }
 
@@ -260,11 +306,33 @@ impl Subject for RealGup {
             Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
             Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
             Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-            Unpin::RangeDirtyLock => {
+            Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
+            Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
+            Unpin::RangeDirtyLock | Unpin::RangeClean => {
                 for run in runs(pages) {
-                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), true);
+                    let make_dirty = how == Unpin::RangeDirtyLock;
+                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
                 }
             }
+            Unpin::Folio => folios(cpu, pages).for_each(|folio| gup::unpin_folio(cpu, folio)),
+            Unpin::Folios => {
+                let folios: Vec<Folio> = folios(cpu, pages).collect();
+                gup::unpin_folios(cpu, &folios, Ok(folios.len()));
+            }
+            Unpin::UserFolio => {
+                let folios: Vec<Folio> = folios(cpu, pages).collect();
+                for run in folios.chunk_by(|a, b| a == b) {
+                    gup::unpin_user_folio(cpu, run[0], run.len());
+                }
+            }
+            Unpin::FoliosError => {
+                let folios: Vec<Folio> = folios(cpu, pages).collect();
+                gup::unpin_folios(cpu, &folios, Err(Errno::ENOMEM));
+            }
         }
+    }
+
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        folios(cpu, pages).for_each(|folio| real_gup::folio_add_pin(cpu, folio));
     }
 }

@@ -20,6 +20,9 @@ impl Subject for Changed {
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         Port.unpin(cpu, how, pages);
     }
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        Port.add_pin(cpu, pages);
+    }
 }
 
 fn compare(changed: Changed) -> Option<Divergence> {

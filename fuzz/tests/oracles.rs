@@ -9,7 +9,7 @@ use std::cell::Cell;
 use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::gup::v5_15::pin_user_pages_fast;
-use gup_core::history::Kernel;
+use gup_core::history::{Base, Kernel};
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::user_store;
 use gup_core::model::mm::{MmId, mmap_read_unlock};
@@ -39,6 +39,9 @@ impl<F: Fn(&Cpu, &CallOp, Args<'_>) -> CallResult> Subject for Wrong<F> {
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         Port.unpin(cpu, how, pages);
     }
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        Port.add_pin(cpu, pages);
+    }
 }
 
 /// A typed closure, so that the compiler knows the lifetimes.
@@ -49,10 +52,14 @@ fn wrong<F: Fn(&Cpu, &CallOp, Args<'_>) -> CallResult>(f: F) -> Wrong<F> {
 /// Runs `text` on a wrong subject and on the port; only `oracle` may fire,
 /// and only on the first.
 fn only(oracle: &str, subject: impl Subject, text: &str) -> Finding {
+    only_on(fixed(), oracle, subject, text)
+}
+
+fn only_on(kernel: Kernel, oracle: &str, subject: impl Subject, text: &str) -> Finding {
     assert!(SLUGS.contains(&oracle));
     let ops = ops(text);
-    assert_eq!(Executor::new(fixed()).fast_vs_slow(&ops), None, "on the port");
-    let mut wrong = Executor::with_subject(fixed(), subject);
+    assert_eq!(Executor::new(kernel).fast_vs_slow(&ops), None, "on the port");
+    let mut wrong = Executor::with_subject(kernel, subject);
     // The comparison with the slow path would see many a mistake, too.
     let compare = oracle == "agreement";
     let found = if compare { wrong.fast_vs_slow(&ops) } else { wrong.run(&ops) };
@@ -76,6 +83,43 @@ fn accounting_sees_a_reference_too_many() {
     });
     let f = only("accounting", leaks, PIN);
     assert!(f.actual.contains("refcount 1027 instead of 1026"), "{f:?}");
+}
+
+/// The port, but for what happens to pins that are there already.
+struct WrongPins {
+    unpin: fn(&Cpu, Unpin, &[Page]),
+    add_pin: fn(&Cpu, &[Page]),
+}
+
+impl Subject for WrongPins {
+    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
+        Port.call(cpu, op, args)
+    }
+    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
+        (self.unpin)(cpu, how, pages);
+    }
+    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
+        (self.add_pin)(cpu, pages);
+    }
+}
+
+#[test]
+fn accounting_sees_pins_given_back_for_an_error() {
+    let right = |cpu: &Cpu, pages: &[Page]| Port.add_pin(cpu, pages);
+    let unpins = |cpu: &Cpu, _: Unpin, pages: &[Page]| Port.unpin(cpu, Unpin::Pages, pages);
+    let subject = WrongPins { unpin: unpins, add_pin: right };
+    only("accounting", subject, &format!("{PIN}\nunpin_user_pages h0 error"));
+}
+
+#[test]
+fn accounting_sees_a_further_pin_that_was_not_taken() {
+    let kernel = Kernel::fixed(Base::V6_12);
+    let text = format!("{PIN}\nh1 = folio_add_pin h0\nunpin_folios h0");
+    let forgets = WrongPins {
+        unpin: |cpu, how, pages| Port.unpin(cpu, how, pages),
+        add_pin: |cpu, pages| Port.add_pin(cpu, &pages[1..]),
+    };
+    only_on(kernel, "accounting", forgets, &text);
 }
 
 #[test]

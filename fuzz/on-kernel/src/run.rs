@@ -17,8 +17,9 @@ use gup_core::model::filemap::{FILE_PAGES, File as ModelFile, has_page_mkwrite};
 use gup_core::model::mm::MmId;
 use gup_core::model::zone::Prefer;
 use gup_fuzz::exec::Slot;
+use gup_fuzz::on_kernel::express::unpin_number;
 use gup_fuzz::on_kernel::wire::{Answer, Line, Seen, SeenFlags};
-use gup_fuzz::scenario::{CallOp, HANDLES, Handle, MMS, Op, PAGES, Range, Unpin, What};
+use gup_fuzz::scenario::{CallOp, HANDLES, Handle, MMS, Op, PAGES, Range, What};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::sys::signal::{Signal, kill};
@@ -150,7 +151,10 @@ impl Run {
             What::Fork(parent, child) => self.fork(op, parent, child),
             What::Exit(mm) => self.exit(mm),
             What::Call(c) => self.call(op, &c),
-            What::Unpin(how, h) => self.release(h, true, unpin_number(how)),
+            What::Unpin(how, h) => match unpin_number(how) {
+                Some(n) => self.release(h, true, n),
+                None => Answer::Cannot("the module does not call it so".into()),
+            },
             What::PutPage(h) => self.release(h, false, device::PUT_PAGE),
             What::Tee(from, to) => self.tee(from, to),
             What::DmaWrite(h) => self.dma_write(h),
@@ -399,16 +403,6 @@ impl Run {
                 say(Line::Kernel(text.lines().next().unwrap_or("").into()));
             }
         }
-    }
-}
-
-/// The module's number for a way to unpin.
-fn unpin_number(how: Unpin) -> u32 {
-    match how {
-        Unpin::Page => 0,
-        Unpin::Pages => 1,
-        Unpin::DirtyLock => 2,
-        Unpin::RangeDirtyLock => 3,
     }
 }
 

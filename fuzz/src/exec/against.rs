@@ -93,8 +93,8 @@ impl<A: Subject, B: Subject> Against<A, B> {
     ) -> Option<Divergence> {
         let Against { kernel, ours, theirs, ops_run } = self;
         let uncounted = uncounted(*kernel, &ours.world);
-        ours.ledger.reset(uncounted);
-        theirs.ledger.reset(uncounted);
+        ours.ledger.reset(&ours.world, uncounted);
+        theirs.ledger.reset(&theirs.world, uncounted);
         let (a, b) = (Cpu::new(&ours.world, *kernel, 0), Cpu::new(&theirs.world, *kernel, 0));
         a.record_steps(true);
         b.record_steps(true);

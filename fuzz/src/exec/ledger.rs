@@ -5,6 +5,7 @@
 use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::limits::{MAX_CALL_PAGES, MAX_FRAMES, PAGE_SIZE};
 use gup_core::model::mm::MmId;
+use gup_core::model::vmstat::NodeStat;
 use gup_core::model::{Page, World};
 
 use crate::scenario::{HANDLES, Handle, MMS, PAGES};
@@ -105,7 +106,7 @@ pub struct Ledger {
     pins: [i32; MAX_FRAMES],
     epochs: [u32; MAX_FRAMES],
     owned: u128,
-    pins_total: i32,
+    pins_counted: i64,
     /// The page whose pins the kernel does not count: the zero page since
     /// c8070b787519.
     uncounted: Option<Page>,
@@ -140,7 +141,7 @@ impl Ledger {
             pins: [0; MAX_FRAMES],
             epochs: [0; MAX_FRAMES],
             owned: 0,
-            pins_total: 0,
+            pins_counted: 0,
             uncounted: None,
             tied: 0,
             processes: vec![Process { parent: 0, forked_at: 0 }],
@@ -151,14 +152,16 @@ impl Ledger {
         }
     }
 
-    /// Forgets everything, in place. Pins of `uncounted` do not count from now
-    /// on.
-    pub fn reset(&mut self, uncounted: Option<Page>) {
+    /// Forgets everything, in place: nothing is held in `world`. Pins of
+    /// `uncounted` do not count from now on.
+    pub fn reset(&mut self, world: &World, uncounted: Option<Page>) {
         self.uncounted = uncounted;
         self.handles = [None; HANDLES as usize];
         self.gets = [0; MAX_FRAMES];
         self.pins = [0; MAX_FRAMES];
-        (self.owned, self.pins_total, self.tied, self.stores) = (0, 0, 0, 0);
+        (self.owned, self.tied, self.stores) = (0, 0, 0);
+        self.pins_counted = world.node_stat(NodeStat::NR_FOLL_PIN_ACQUIRED)
+            - world.node_stat(NodeStat::NR_FOLL_PIN_RELEASED);
         self.processes.truncate(1);
         self.files = ZEROES;
     }
@@ -184,9 +187,9 @@ impl Ledger {
     pub fn epoch(&self, page: Page) -> u32 {
         self.epochs[usize::from(page.0)]
     }
-    /// Pins held in all.
-    pub fn pins_held(&self) -> i32 {
-        self.pins_total
+    /// Pins held in all, as the statistics should have them.
+    pub fn pins_counted(&self) -> i64 {
+        self.pins_counted
     }
     /// Frames with a tied pin.
     pub fn tied_frames(&self) -> u128 {
@@ -219,7 +222,7 @@ impl Ledger {
             if held.pinned {
                 let counts = i32::from(self.uncounted != Some(page));
                 self.pins[n] += counts;
-                self.pins_total += counts;
+                self.pins_counted += i64::from(counts);
                 if tied(i, page) {
                     held.tie(i);
                     self.tied |= page.bit();
@@ -229,6 +232,14 @@ impl Ledger {
             }
         }
         self.handles[usize::from(h.0)] = Some(held);
+    }
+
+    /// Books further pins on all that `held` has, by folio_add_pin().
+    pub fn hold_again(&mut self, world: &World, to: Handle, held: Held) {
+        let counted = self.pins_counted;
+        self.hold(world, to, held, |i, _| held.is_tied(i));
+        // Waiver further-pins-uncounted.
+        self.pins_counted = counted;
     }
 
     /// A [`Held`] of these pages.
@@ -248,7 +259,7 @@ impl Ledger {
             if held.pinned {
                 let counts = i32::from(self.uncounted != Some(page));
                 self.pins[n] -= counts;
-                self.pins_total -= counts;
+                self.pins_counted -= i64::from(counts);
             } else {
                 self.gets[n] -= 1;
             }

@@ -156,7 +156,7 @@ impl<S: Subject> Executor<S> {
             *shadow = Some(Box::new(World::new(Limits::FUZZ)));
         }
         let shadow = if compare { shadow.as_deref() } else { None };
-        ledger.reset(uncounted(*kernel, world));
+        ledger.reset(world, uncounted(*kernel, world));
         features.clear();
         let cpu = Cpu::new(world, *kernel, 0);
         cpu.record_steps(lines.is_some());
@@ -253,6 +253,7 @@ impl Op {
             What::Exit(_) => "exit",
             What::PutPage(_) => "put_page",
             What::Tee(..) => "tee",
+            What::FolioAddPin(..) => "folio_add_pin",
             What::DmaWrite(_) => "dma_write",
             What::DmaRead(_) => "dma_read",
             What::LruAddDrain => "lru_add_drain",

@@ -20,7 +20,7 @@ use super::ledger::{Expect, FilePage, Ledger, Owner};
 use super::{Judged, Outcome};
 use crate::oracles::agreement::{self, Side};
 use crate::oracles::{Violation, bookkeeping, contents, errno, results};
-use crate::scenario::{Call, CallOp, CallResult, Handle, MMS, Op, Range, What, flags_of};
+use crate::scenario::{Call, CallOp, CallResult, Handle, MMS, Op, Range, Unpin, What, flags_of};
 use crate::subject::{Args, Subject};
 
 const NO_PROCESS: Outcome = Outcome::Skipped("no such process");
@@ -54,6 +54,9 @@ impl<S: Subject> Run<'_, S> {
             What::Call(call) if !flags_of(base).contains(call.flags) => return Ok(NO_FLAG),
             What::Call(call) if self.never_ends(&call) => return Ok(NEVER_ENDS),
             What::Call(call) => self.call(&call)?,
+            What::Unpin(how, _) if !how.exists_in(base) => return Ok(NO_CALL),
+            What::FolioAddPin(..) if base < Base::V6_12 => return Ok(NO_CALL),
+            What::Unpin(how, h) if how.is_misuse() => (self.misunpin(how, h), true),
             ref what => (self.other(what)?, false),
         };
         if let Some(v) = bookkeeping::check(self.cpu, self.ledger, misuse)
@@ -108,6 +111,7 @@ impl<S: Subject> Run<'_, S> {
             | What::Unpin(..)
             | What::PutPage(_)
             | What::Tee(..)
+            | What::FolioAddPin(..)
             | What::DmaWrite(_)
             | What::DmaRead(_)
             | What::LruAddDrain
@@ -174,6 +178,7 @@ impl<S: Subject> Run<'_, S> {
                 Outcome::Done
             }
             What::Tee(from, to) => return self.tee(from, to),
+            What::FolioAddPin(from, to) => self.add_pin(from, to),
             What::DmaWrite(h) => self.dma_write(h),
             What::DmaRead(h) => return self.dma_read(h),
             What::Call(_) => unreachable!("calls are run by call()"),
@@ -359,6 +364,25 @@ impl<S: Subject> Run<'_, S> {
             return Err(Violation { function: Some("generic_pipe_buf_get"), ..v });
         }
         Ok(Outcome::Done)
+    }
+
+    fn add_pin(&mut self, from: Handle, to: Handle) -> Outcome {
+        let Some(held) = self.ledger.handle(from).filter(|h| h.pinned).copied() else {
+            return NO_HANDLE;
+        };
+        if self.ledger.handle(to).is_some() {
+            return HANDLE_BUSY;
+        }
+        self.subject.add_pin(self.cpu, held.pages());
+        self.ledger.hold_again(self.cpu.world, to, held);
+        Outcome::Done
+    }
+
+    /// The kernel warns and gives nothing back, so the handle stays.
+    fn misunpin(&mut self, how: Unpin, h: Handle) -> Outcome {
+        let Some(held) = self.ledger.handle(h).filter(|h| h.pinned) else { return NO_HANDLE };
+        self.subject.unpin(self.cpu, how, held.pages());
+        Outcome::Done
     }
 
     fn dma_write(&mut self, h: Handle) -> Outcome {

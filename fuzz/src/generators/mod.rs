@@ -208,7 +208,10 @@ impl Generator {
             0..=4 => What::Write(range),
             5..=6 => What::Read(range),
             7..=14 => self.call(range),
-            15..=17 => What::Unpin(self.pick(Unpin::ALL), self.handle()),
+            15..=17 => What::Unpin(self.unpin(), self.handle()),
+            18 if self.base >= Base::V6_12 && self.one_in(3) => {
+                What::FolioAddPin(self.handle(), self.handle())
+            }
             18 => What::PutPage(self.handle()),
             19 => What::DmaWrite(self.handle()),
             20 => What::DmaRead(self.handle()),
@@ -219,6 +222,16 @@ impl Generator {
             29 => What::Dontneed(range),
             30 => self.memory(range, place),
             _ => self.call(range),
+        }
+    }
+
+    fn unpin(&mut self) -> Unpin {
+        loop {
+            let how = self.pick(Unpin::ALL);
+            // What gives nothing back leads nowhere.
+            if how.exists_in(self.base) && (!how.is_misuse() || self.one_in(4)) {
+                break how;
+            }
         }
     }
 
@@ -388,7 +401,7 @@ mod tests {
     fn every_op_and_flag_is_drawn() {
         let mut s = Scenario::default();
         let mut generators = [Base::V5_15, Base::V6_12].map(|base| Generator::new(1, base));
-        let (mut opcodes, mut flags) = (0u64, Foll::empty());
+        let (mut opcodes, mut flags) = (0u128, Foll::empty());
         for i in 0..40_000 {
             generators[i % 2].scenario(&mut s);
             for op in &s.ops {
@@ -398,8 +411,9 @@ mod tests {
                 }
             }
         }
-        let (files, anon) = (0b111 << 48, 0b111 << 40);
-        assert_eq!(opcodes, ((1 << 37) - 1) | files | anon, "opcodes drawn: {opcodes:b}");
+        let (files, anon, folios) = (0b111 << 48, 0b111 << 40, 0xff << 64);
+        let all = ((1 << 37) - 1) | files | anon | folios;
+        assert_eq!(opcodes, all, "opcodes drawn: {opcodes:b}");
         assert!(CALL_FLAGS.iter().all(|&f| flags.contains(f)), "{flags:?}");
     }
 

@@ -7,7 +7,7 @@ use gup_core::model::filemap::File;
 use gup_core::model::mmap::{FileMap, Kind};
 use gup_core::model::zone::Prefer;
 
-use crate::scenario::{Call, CallOp, Op, What};
+use crate::scenario::{Call, CallOp, Op, Unpin, What};
 
 /// Pages of the guest for one of the model, where there are huge pages: 512
 /// for 8.
@@ -43,6 +43,9 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
     }
     match op.what {
         What::Call(c) => call(&c, version),
+        What::Unpin(how, _) if unpin_number(how).is_none() => {
+            Some("the module does not call it so")
+        }
         What::Mmap(_, _, Kind::DriverOrder1) if scale > 1 => {
             Some("pages of order 1 do not scale beside huge ones")
         }
@@ -76,6 +79,17 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
             Some("stock kernels have no CMA, and offlining takes a whole section")
         }
         _ => Some("the guest has no such op yet"),
+    }
+}
+
+/// The module's number for a way to unpin, if it has it.
+pub fn unpin_number(how: Unpin) -> Option<u32> {
+    match how {
+        Unpin::Page => Some(0),
+        Unpin::Pages => Some(1),
+        Unpin::DirtyLock => Some(2),
+        Unpin::RangeDirtyLock => Some(3),
+        _ => None,
     }
 }
 
@@ -126,6 +140,8 @@ mod tests {
         assert!(why("h0 = get_user_pages_locked m0 0x0 1 0", old).is_some());
         assert!(why("write m0 0x0 1 fail alloc 1", new).is_some());
         assert!(why("isolate_block 1", new).is_some());
+        assert_eq!(why("unpin_user_pages_dirty_lock h0", new), None);
+        assert!(why("unpin_user_pages_dirty_lock h0 clean", new).is_some());
         assert_eq!(why("write m0 0x0 1", new), None);
     }
 }

@@ -39,7 +39,7 @@ fn accounting(cpu: &Cpu, ledger: &Ledger, touched: u128) -> Option<Violation> {
             return Some(b.into());
         }
     }
-    pin_statistics(cpu.world, ledger.pins_held().into()).err().map(Violation::from)
+    pin_statistics(cpu.world, ledger.pins_counted()).err().map(Violation::from)
 }
 
 /// What the harness holds on a compound page.

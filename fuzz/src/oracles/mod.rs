@@ -132,6 +132,13 @@ pub const WAIVERS: &[Waiver] = &[
                  of PUD size spans several, of which others may be isolated",
     },
     Waiver {
+        slug: "further-pins-uncounted",
+        base: Base::V6_12,
+        oracle: "accounting",
+        reason: "folio_add_pin() does not count into NR_FOLL_PIN_ACQUIRED, and whoever gives \
+                 such a pin back counts into NR_FOLL_PIN_RELEASED",
+    },
+    Waiver {
         slug: "hugetlb-reuse-by-mapcount",
         base: Base::V6_12,
         oracle: "isolation",

@@ -16,7 +16,7 @@ use gup_core::model::mmap::{Kind, Prot};
 use super::Reproducer;
 use super::report::kernel_text;
 use super::text::{flags_text, result_text};
-use crate::on_kernel::express::{Version, not_expressible, scale};
+use crate::on_kernel::express::{Version, not_expressible, scale, unpin_number};
 use crate::scenario::{CallOp, MMS, Op, Range, Unpin, What};
 
 const DEVICE: &str = include_str!("../../on-kernel/module/gupdev.h");
@@ -249,7 +249,7 @@ fn code(what: &What, scale: u32) -> Option<String> {
         What::SplitHugePmd(r) => format!("split_pmd({})", r.page),
         What::SplitHugePage(r) => format!("split_page({})", r.page),
         What::Call(c) => call(&c),
-        What::Unpin(how, h) => format!("give_back({}, {})", h.0, unpin(how)),
+        What::Unpin(how, h) => format!("give_back({}, {})", h.0, unpin(how)?),
         What::PutPage(h) => format!("give_back({}, GUPDEV_PUT_PAGE)", h.0),
         What::Tee(from, to) => format!("tee_pages({}, {})", from.0, to.0),
         What::DmaWrite(h) => format!("dma({}, 1)", h.0),
@@ -309,8 +309,8 @@ fn call(c: &CallOp) -> String {
     format!("gup(GUPDEV_{name}, {range},\n\t\t\t{flags}, {options}, {})", c.handle.0)
 }
 
-fn unpin(how: Unpin) -> String {
-    format!("GUPDEV_{}", how.name().to_uppercase())
+fn unpin(how: Unpin) -> Option<String> {
+    unpin_number(how).map(|_| format!("GUPDEV_{}", how.name().to_uppercase()))
 }
 
 #[cfg(test)]
@@ -359,12 +359,13 @@ mod tests {
         let kernel = Kernel::released(Base::V6_12);
         let mut generator = Generator::new(9, kernel.base());
         let mut scenario = Scenario::default();
+        // What can be had beside a THP can be had beside all the others.
+        let thp: Op = "mmap m0 0x0 8 rw private anon thp".parse().unwrap();
+        let can = |op: &Op| program(&of(kernel, &[thp, *op])).is_ok();
         let mut all = Vec::new();
         while all.len() < 64 {
             generator.scenario(&mut scenario);
-            let ops =
-                scenario.ops.iter().copied().filter(|op| program(&of(kernel, &[*op])).is_ok());
-            all.extend(ops.take(8));
+            all.extend(scenario.ops.iter().copied().filter(can).take(8));
         }
         compiles(&program(&of(kernel, &all)).unwrap());
     }

@@ -177,7 +177,7 @@ impl<C: FnMut(&[Op]) -> Option<Finding>> Minimiser<C> {
                         return;
                     }
                     r[EXTRA] = swapped(r[EXTRA], from, to);
-                    if is_tee(r) {
+                    if has_two_handles(r) {
                         r[PAGE] = swapped(r[PAGE], from, to);
                     }
                 });
@@ -220,7 +220,7 @@ fn swapped(n: u8, a: u8, b: u8) -> u8 {
 }
 
 fn move_page(r: &mut [u8; RECORD], which: impl Fn(u8) -> bool, by: u8) {
-    if !is_tee(r) && which(r[PAGE]) && r[PAGE] >= by {
+    if !has_two_handles(r) && which(r[PAGE]) && r[PAGE] >= by {
         r[PAGE] -= by;
     }
 }
@@ -229,8 +229,8 @@ fn is_fork(r: &[u8; RECORD]) -> bool {
     matches!(Op::decode(*r).map(|op| op.what), Some(What::Fork(..)))
 }
 
-fn is_tee(r: &[u8; RECORD]) -> bool {
-    matches!(Op::decode(*r).map(|op| op.what), Some(What::Tee(..)))
+fn has_two_handles(r: &[u8; RECORD]) -> bool {
+    matches!(Op::decode(*r).map(|op| op.what), Some(What::Tee(..) | What::FolioAddPin(..)))
 }
 
 fn has_handle(r: &[u8; RECORD]) -> bool {
@@ -241,6 +241,7 @@ fn has_handle(r: &[u8; RECORD]) -> bool {
             | What::Unpin(..)
             | What::PutPage(_)
             | What::Tee(..)
+            | What::FolioAddPin(..)
             | What::DmaWrite(_)
             | What::DmaRead(_)
     )

@@ -40,7 +40,7 @@ use super::{Line, Reproducer};
 use crate::oracles;
 use crate::scenario::{
     BLOCKS, CALL_FLAGS, CPUS, CallOp, CallResult, HANDLES, Handle, MAX_NTH, MAX_OPS, MAX_PAGES,
-    MMS, Op, PAGES, RECORD, Range, What,
+    MMS, Op, PAGES, RECORD, Range, Unpin, What,
 };
 
 /// The first line of every reproducer.
@@ -108,7 +108,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.what {
             What::Call(c) => write!(f, "{} = ", c.handle)?,
-            What::Tee(_, to) => write!(f, "{to} = ")?,
+            What::Tee(_, to) | What::FolioAddPin(_, to) => write!(f, "{to} = ")?,
             _ => {}
         }
         f.write_str(self.name())?;
@@ -136,10 +136,15 @@ impl fmt::Display for Op {
                 f.write_str(if c.locked { " locked" } else { "" })?;
                 f.write_str(if c.nopages { " nopages" } else { "" })?;
             }
-            What::Unpin(_, h) | What::PutPage(h) | What::DmaWrite(h) | What::DmaRead(h) => {
+            What::Unpin(how, h) => {
                 write!(f, " {h}")?;
+                how.option().map_or(Ok(()), |option| write!(f, " {option}"))?;
             }
-            What::Tee(from, _) => write!(f, " {from}")?,
+            What::PutPage(h)
+            | What::DmaWrite(h)
+            | What::DmaRead(h)
+            | What::Tee(h, _)
+            | What::FolioAddPin(h, _) => write!(f, " {h}")?,
             What::LruAddDrain | What::LruAddDrainAll => {}
             What::IsolateBlock(n) | What::UnisolateBlock(n) | What::Cpu(n) => write!(f, " {n}")?,
             What::Prefer(p) => write!(f, " {}", p.name())?,
@@ -459,7 +464,8 @@ impl<'t> Words<'t> {
             let names: Vec<_> = templates().map(|op| op.name()).collect();
             return Err(unknown(name.at, "op", name.word, names, "such as mmap or pin_user_pages"));
         };
-        let returns_pages = matches!(template.what, What::Call(_) | What::Tee(..));
+        let returns_pages =
+            matches!(template.what, What::Call(_) | What::Tee(..) | What::FolioAddPin(..));
         if returns_pages != to.is_some() {
             let message = match to {
                 Some(_) => format!("`{}` returns no pages", name.word),
@@ -506,9 +512,15 @@ impl<'t> Words<'t> {
                 let (locked, nopages) = (self.take("locked"), self.take("nopages"));
                 What::Call(CallOp { call: c.call, range, flags, locked, nopages, handle: to })
             }
-            What::Unpin(how, _) => What::Unpin(how, self.handle()?),
+            What::Unpin(how, _) => {
+                let h = self.handle()?;
+                let same = |other: &&Unpin| other.name() == how.name();
+                let taken = |other: &&Unpin| other.option().is_some_and(|o| self.take(o));
+                What::Unpin(*Unpin::ALL.iter().filter(same).find(taken).unwrap_or(&how), h)
+            }
             What::PutPage(_) => What::PutPage(self.handle()?),
             What::Tee(..) => What::Tee(self.handle()?, to),
+            What::FolioAddPin(..) => What::FolioAddPin(self.handle()?, to),
             What::DmaWrite(_) => What::DmaWrite(self.handle()?),
             What::DmaRead(_) => What::DmaRead(self.handle()?),
             What::LruAddDrain | What::LruAddDrainAll => template,
@@ -880,7 +892,7 @@ h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM   -> ENOMEM
         fn any_scenario_survives(bytes: Vec<u8>) {
             let opcodes = bytes.chunks_exact(RECORD).flat_map(|r| {
                 let mut r: [u8; RECORD] = r.try_into().unwrap();
-                r[0] %= 37;
+                r[0] %= 72;
                 r
             });
             let ops = Scenario::decode(&opcodes.collect::<Vec<u8>>()).ops;
