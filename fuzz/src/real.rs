@@ -8,7 +8,7 @@ use crate::exec::against::{Against, Divergence};
 use crate::repro::Reproducer;
 use crate::repro::columns::columns;
 use crate::repro::minimise::minimise;
-use crate::scenario::Op;
+use crate::scenario::{Op, end_of_group};
 use crate::subject::{Port, RealGup};
 
 /// The port beside the C.
@@ -34,7 +34,7 @@ pub fn against_c() -> PortAgainstC {
 pub fn explain(against: &mut PortAgainstC, ops: &[Op]) -> Option<String> {
     let (ops, _) = minimise(ops, |ops| against.run(ops).map(|d| d.finding))?;
     let divergence: Divergence = against.run(&ops)?;
-    let upto = &ops[..(divergence.finding.op + 1).min(ops.len())];
+    let upto = &ops[..end_of_group(&ops, divergence.finding.op)];
     let (ours, theirs) = against.steps_of_last(upto, || sites::keep(true));
     let kept = sites::kept();
     sites::keep(false);

@@ -6,9 +6,13 @@
 //! index into what is alive, so deleting an op does not change what the
 //! others mean. An op that cannot run is skipped, and the trace says so.
 //!
+//! An op may run in the middle of the one above it, on another CPU: then it
+//! has a [`Window`].
+//!
 //! The binary form is eight bytes an op, `[opcode, mm, page, pages, flags,
 //! flags, extra, fail]`, each reduced to its range. Opcodes are stable: a new
-//! op takes a new number, and an unassigned number is no op at all.
+//! op takes a new number, and an unassigned number is no op at all. A window
+//! is a record of its own before that of its op.
 
 use std::fmt;
 
@@ -22,6 +26,7 @@ use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
+use gup_core::step::StepKind;
 
 /// Address spaces a scenario can name.
 pub const MMS: u8 = 4;
@@ -54,6 +59,49 @@ pub struct Op {
     pub what: What,
     /// What fails meanwhile.
     pub fail: Option<Fail>,
+    /// Where in the last op without a window above it another CPU does it;
+    /// `None`: after that op has ended.
+    pub at: Option<Window>,
+}
+
+/// The moment before a step of an op.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    /// Of steps of this kind,
+    pub kind: StepKind,
+    /// the one with this number, from 1.
+    pub nth: u16,
+}
+
+/// The record of a window.
+const WINDOW: u8 = 56;
+
+impl Window {
+    /// Reads its record; `None` if there is no such kind of step.
+    fn decode(r: [u8; RECORD]) -> Option<Window> {
+        let kind = *StepKind::ALL.get(usize::from(r[4]))?;
+        Some(Window { kind, nth: u16::from_le_bytes([r[5], r[6]]).max(1) })
+    }
+
+    fn encode(self) -> [u8; RECORD] {
+        let kind = StepKind::ALL.iter().position(|&k| k == self.kind).unwrap_or(0) as u8;
+        let [low, high] = self.nth.to_le_bytes();
+        [WINDOW, 0, 0, 0, kind, low, high, 0]
+    }
+}
+
+/// The end of what belongs to op `i`: itself, or the op around it, and all
+/// that runs in its windows.
+pub fn end_of_group(ops: &[Op], i: usize) -> usize {
+    let further = ops.iter().skip(i + 1).take_while(|op| op.at.is_some()).count();
+    (i + 1 + further).min(ops.len())
+}
+
+/// The op that `ops` begins with, and the ops that run in its windows.
+pub fn split_first(ops: &[Op]) -> Option<(&Op, &[Op], &[Op])> {
+    let (outer, rest) = ops.split_first()?;
+    let inner = rest.iter().take_while(|op| op.at.is_some()).count();
+    Some((outer, &rest[..inner], &rest[inner..]))
 }
 
 /// A range of pages of one address space.
@@ -369,12 +417,13 @@ pub fn flags_of(base: Base) -> Foll {
 
 impl From<What> for Op {
     fn from(what: What) -> Self {
-        Op { what, fail: None }
+        Op { what, fail: None, at: None }
     }
 }
 
 impl Op {
-    /// Reads one record; `None` if its opcode is not assigned.
+    /// Reads one record; `None` if its opcode is not assigned. The op has no
+    /// window.
     pub fn decode(r: [u8; RECORD]) -> Option<Op> {
         let [opcode, mm, page, pages, f0, f1, extra, fail] = r;
         let mm = MmId(mm % MMS);
@@ -447,10 +496,15 @@ impl Op {
             71 => What::Unpin(Unpin::FoliosError, handle),
             _ => return None,
         };
-        Some(Op { what: what.normalised(), fail: decode_fail(fail) })
+        Some(Op { what: what.normalised(), fail: decode_fail(fail), at: None })
     }
 
-    /// Writes one record; decoding it gives the same op.
+    /// The op of another record, in the same window.
+    pub fn with_record(self, r: [u8; RECORD]) -> Option<Op> {
+        Op::decode(r).map(|op| Op { at: self.at, ..op })
+    }
+
+    /// Writes one record; decoding it gives the same op, without its window.
     pub fn encode(self) -> [u8; RECORD] {
         let index = |found: Option<usize>| found.unwrap_or(0) as u8;
         let prot = |p: Prot| index(Prot::ALL.iter().position(|&x| x == p));
@@ -600,7 +654,8 @@ fn encode_fail(fail: Option<Fail>) -> u8 {
 
 impl Scenario {
     /// Reads the binary form. Records with an unassigned opcode, a cut-off
-    /// last record and what exceeds [`MAX_OPS`] are left out.
+    /// last record and what exceeds [`MAX_OPS`] are left out; so are ops with
+    /// a window that have no op above them.
     pub fn decode(bytes: &[u8]) -> Scenario {
         let mut scenario = Scenario::default();
         scenario.decode_from(bytes);
@@ -610,13 +665,30 @@ impl Scenario {
     /// [`Scenario::decode`] into an existing scenario, without allocating.
     pub fn decode_from(&mut self, bytes: &[u8]) {
         self.ops.clear();
-        let records = bytes.chunks_exact(RECORD).take(MAX_OPS);
-        self.ops.extend(records.filter_map(|r| Op::decode(r.try_into().ok()?)));
+        let mut window = None;
+        for record in bytes.as_chunks().0 {
+            if self.ops.len() == MAX_OPS {
+                return;
+            }
+            if record[0] == WINDOW {
+                window = Some(Window::decode(*record));
+                continue;
+            }
+            let op = match (Op::decode(*record), window.take()) {
+                (op, None) => op,
+                (Some(op), Some(Some(at))) if !self.ops.is_empty() => {
+                    Some(Op { at: Some(at), ..op })
+                }
+                _ => None,
+            };
+            self.ops.extend(op);
+        }
     }
 
     /// Writes the binary form.
     pub fn encode(&self) -> Vec<u8> {
-        self.ops.iter().flat_map(|op| op.encode()).collect()
+        let records = |op: &Op| op.at.map(Window::encode).into_iter().chain([op.encode()]);
+        self.ops.iter().flat_map(records).flatten().collect()
     }
 }
 
@@ -635,7 +707,7 @@ impl fmt::Debug for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f)?;
         for op in &self.ops {
-            writeln!(f, "    {op}")?;
+            writeln!(f, "    {}{op}", if op.at.is_some() { "    " } else { "" })?;
         }
         Ok(())
     }

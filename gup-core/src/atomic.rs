@@ -287,6 +287,10 @@ impl Seqcount {
     pub(crate) fn reset(&self) {
         self.0.set(0);
     }
+    /// The value of `other`, in a copy of its world.
+    pub(crate) fn copy_from(&self, other: &Seqcount) {
+        self.0.set(other.value());
+    }
 }
 
 impl Default for Seqcount {
@@ -338,15 +342,18 @@ impl RawLock {
     pub fn write_unlock(&self) {
         self.holders.store_release(0);
     }
+    /// Joins the readers, without waiting; false if there is a writer, or if
+    /// another reader came or went meanwhile.
+    #[inline]
+    pub fn try_read(&self) -> bool {
+        let n = self.holders.read();
+        n >= 0 && self.holders.cmpxchg_acquire(n, n + 1)
+    }
     /// Joins the readers, waiting for a writer.
     #[inline]
     pub fn read(&self) {
         let mut spins = 0;
-        loop {
-            let n = self.holders.read();
-            if n >= 0 && self.holders.cmpxchg_acquire(n, n + 1) {
-                return;
-            }
+        while !self.try_read() {
             wait(&mut spins);
         }
     }
@@ -359,6 +366,10 @@ impl RawLock {
     /// Forgets all holders, for a world that is used again.
     pub(crate) fn reset(&self) {
         self.holders.set(0);
+    }
+    /// Has as many holders as `other`, in a copy of its world.
+    pub(crate) fn copy_from(&self, other: &RawLock) {
+        self.holders.set(other.holders());
     }
 }
 
@@ -389,6 +400,14 @@ impl RawLock {
         }
         free
     }
+    pub fn try_read(&self) -> bool {
+        let mut n = self.holders.lock();
+        let free = *n >= 0;
+        if free {
+            *n += 1;
+        }
+        free
+    }
     pub fn write(&self) {
         self.acquire(|n| (n == 0).then_some(-1));
     }
@@ -405,6 +424,10 @@ impl RawLock {
     }
     pub(crate) fn reset(&self) {
         *self.holders.lock() = 0;
+    }
+    pub(crate) fn copy_from(&self, other: &RawLock) {
+        let n = other.holders();
+        *self.holders.lock() = n;
     }
     fn acquire(&self, next: impl Fn(i32) -> Option<i32>) {
         let mut n = self.holders.lock();

@@ -15,6 +15,9 @@ macro_rules! kinds {
         pub enum StepKind { $($(#[$doc])* $name),+ }
 
         impl StepKind {
+            /// Every kind. The places are part of the binary form of
+            /// scenarios: a new kind goes to the end.
+            pub const ALL: &'static [StepKind] = &[$(StepKind::$name),+];
             /// Its stable name.
             pub fn slug(self) -> &'static str {
                 match self { $(StepKind::$name => $slug),+ }

@@ -5,13 +5,16 @@
 //! The oracles run, too, but only because they are part of running an op;
 //! what both subjects violate alike is no difference.
 
+use std::cell::{OnceCell, RefCell};
+
 use gup_core::history::Kernel;
 use gup_core::model::{Cpu, Limits, World};
 use gup_core::splat::{Splat, SplatKind};
 use gup_core::step::Step;
 
-use super::{Finding, Judged, Ledger, Outcome, ops, tear_down, uncounted};
-use crate::scenario::Op;
+use super::window::{Inner, Windows};
+use super::{Finding, Judged, Ledger, tear_down, uncounted};
+use crate::scenario::{Op, split_first};
 use crate::subject::Subject;
 
 /// The oracle's place in findings of a comparison.
@@ -22,12 +25,14 @@ pub const AGAINST: &str = "against";
 struct Lane<S> {
     subject: S,
     world: World,
-    ledger: Ledger,
+    copy: OnceCell<Box<World>>,
+    ledger: RefCell<Ledger>,
 }
 
 impl<S: Subject> Lane<S> {
     fn new(subject: S) -> Self {
-        Lane { subject, world: World::new(Limits::FUZZ), ledger: Ledger::new() }
+        let ledger = RefCell::new(Ledger::new());
+        Lane { subject, world: World::new(Limits::FUZZ), copy: OnceCell::new(), ledger }
     }
 }
 
@@ -66,15 +71,15 @@ impl<A: Subject, B: Subject> Against<A, B> {
         self.go(ops, |_, _, _| {})
     }
 
-    /// The steps of the last op, ours and theirs. `before` is called when it
-    /// is about to run.
+    /// The steps of the last op that is in no window, ours and theirs. `before`
+    /// is called when it is about to run.
     pub fn steps_of_last(
         &mut self,
         ops: &[Op],
         mut before: impl FnMut(),
     ) -> (Vec<Step>, Vec<Step>) {
         let mut steps = Default::default();
-        let last = ops.len().saturating_sub(1);
+        let last = ops.iter().rposition(|op| op.at.is_none()).unwrap_or(0);
         self.go(ops, |i, ours, theirs| match theirs {
             None if i == last => before(),
             Some(theirs) if i == last => {
@@ -93,19 +98,26 @@ impl<A: Subject, B: Subject> Against<A, B> {
     ) -> Option<Divergence> {
         let Against { kernel, ours, theirs, ops_run } = self;
         let uncounted = uncounted(*kernel, &ours.world);
-        ours.ledger.reset(&ours.world, uncounted);
-        theirs.ledger.reset(&theirs.world, uncounted);
-        let (a, b) = (Cpu::new(&ours.world, *kernel, 0), Cpu::new(&theirs.world, *kernel, 0));
+        ours.ledger.get_mut().reset(&ours.world, uncounted);
+        theirs.ledger.get_mut().reset(&theirs.world, uncounted);
+        let our_windows = Windows::new(&ours.subject, &ours.ledger, &ours.copy);
+        let their_windows = Windows::new(&theirs.subject, &theirs.ledger, &theirs.copy);
+        let a = Cpu::alone(&ours.world, *kernel, 0).watched_by(&our_windows);
+        let b = Cpu::alone(&theirs.world, *kernel, 0).watched_by(&their_windows);
         a.record_steps(true);
         b.record_steps(true);
         let mut end = End::Quiet;
-        for (i, op) in ops.iter().enumerate() {
+        let mut i = 0;
+        while let Some((op, inner, _)) = split_first(&ops[i..]) {
             watch(i, &a, None);
-            let did = run_op(&a, &ours.subject, &mut ours.ledger, op);
-            let should = run_op(&b, &theirs.subject, &mut theirs.ledger, op);
+            let did = our_windows.run(&a, op, inner, None).0;
+            let should = their_windows.run(&b, op, inner, None).0;
             watch(i, &a, Some(&b));
-            *ops_run += u64::from(!matches!(did, Ok(Outcome::Skipped(_))));
-            end = compare(&a, &did, &b, &should);
+            *ops_run += did.as_ref().map_or(1, |outcome| outcome.counts());
+            end = compare_all(
+                (&a, &did, &our_windows.inner()),
+                (&b, &should, &their_windows.inner()),
+            );
             if let End::Differs(step, expected, actual) = end {
                 let finding = Finding {
                     oracle: AGAINST,
@@ -122,11 +134,12 @@ impl<A: Subject, B: Subject> Against<A, B> {
             if matches!(end, End::Over) {
                 break;
             }
+            i += 1 + inner.len();
         }
         let quiet = matches!(end, End::Quiet);
         let (did, should) = if quiet {
-            let did = tear_down(&a, &mut ours.ledger, &ours.subject);
-            (did, tear_down(&b, &mut theirs.ledger, &theirs.subject))
+            let did = tear_down(&a, &ours.ledger, &ours.subject);
+            (did, tear_down(&b, &theirs.ledger, &theirs.subject))
         } else {
             (Ok(()), Ok(()))
         };
@@ -155,35 +168,75 @@ enum End {
     Differs(Option<usize>, String, String),
 }
 
-fn run_op<S: Subject>(cpu: &Cpu, subject: &S, ledger: &mut Ledger, op: &Op) -> Judged {
-    ops::Run { cpu, ledger, subject, shadow: None, returned: None }.op(op)
-}
+/// What one side did: an op, and what ran in its windows.
+type Side<'a> = (&'a Cpu<'a>, &'a Judged, &'a [Inner]);
 
-fn compare(a: &Cpu, did: &Judged, b: &Cpu, should: &Judged) -> End {
-    let (ours, theirs) = (a.recorded_steps(), b.recorded_steps());
-    // A BUG ends a call of the C at once; the port goes on.
-    if b.has_splat()
-        && let Some(bug) = first_bug(b)
-    {
-        return compare_bug(a, &ours, &theirs, &bug);
+fn compare_all(ours: Side<'_>, theirs: Side<'_>) -> End {
+    // A BUG ends a call of the C at once; the port goes on, and all that
+    // follows differs.
+    for (mine, its) in ours.2.iter().zip(theirs.2) {
+        if let Some(bug) = first_bug(&its.splats) {
+            return compare_bug(&Did::of_inner(mine), &Did::of_inner(its), &bug);
+        }
     }
-    if *ours != *theirs {
-        let at = (0..).find(|&i| ours.get(i) != theirs.get(i)).unwrap_or_default();
-        return End::Differs(Some(at), step_text(&theirs, at), step_text(&ours, at));
+    let end = compare(&Did::of(ours.0, ours.1), &Did::of(theirs.0, theirs.1));
+    if !matches!(end, End::Quiet) {
+        return end;
     }
-    let splats = |cpu: &Cpu| cpu.splats().iter().map(key).collect::<Vec<_>>();
-    if (a.has_splat() || b.has_splat()) && splats(a) != splats(b) {
-        let text = |cpu: &Cpu| format!("{:?}", splats(cpu));
-        return End::Differs(None, text(b), text(a));
+    for (mine, its) in ours.2.iter().zip(theirs.2) {
+        match compare(&Did::of_inner(mine), &Did::of_inner(its)) {
+            End::Quiet => {}
+            // The steps are not those of the op around.
+            End::Differs(_, expected, actual) => {
+                let inside = |text: String| format!("in \"{}\": {text}", its.op);
+                return End::Differs(None, inside(expected), inside(actual));
+            }
+            End::Over => return End::Over,
+        }
     }
-    if did != should {
-        return End::Differs(None, format!("{should:?}"), format!("{did:?}"));
-    }
-    match b.world.difference(a.world) {
+    match theirs.0.world.difference(ours.0.world) {
         Some(what) => End::Differs(None, "the same world".into(), what),
-        None if did.is_err() => End::Over,
         None => End::Quiet,
     }
+}
+
+/// One op of one side.
+struct Did {
+    steps: Vec<Step>,
+    splats: Vec<Splat>,
+    judged: Judged,
+}
+
+impl Did {
+    fn of(cpu: &Cpu, judged: &Judged) -> Self {
+        let steps = cpu.recorded_steps().to_vec();
+        Did { steps, splats: cpu.splats(), judged: judged.clone() }
+    }
+    fn of_inner(inner: &Inner) -> Self {
+        let judged = inner.violation.clone().map_or(Ok(inner.outcome), Err);
+        Did { steps: inner.steps.clone(), splats: inner.splats.clone(), judged }
+    }
+}
+
+fn compare(ours: &Did, theirs: &Did) -> End {
+    if let Some(bug) = first_bug(&theirs.splats) {
+        return compare_bug(ours, theirs, &bug);
+    }
+    if ours.steps != theirs.steps {
+        let differs = |&i: &usize| ours.steps.get(i) != theirs.steps.get(i);
+        let at = (0..).find(differs).unwrap_or_default();
+        return End::Differs(Some(at), step_text(&theirs.steps, at), step_text(&ours.steps, at));
+    }
+    let splats = |did: &Did| did.splats.iter().map(key).collect::<Vec<_>>();
+    if splats(ours) != splats(theirs) {
+        let text = |did: &Did| format!("{:?}", splats(did));
+        return End::Differs(None, text(theirs), text(ours));
+    }
+    if ours.judged != theirs.judged {
+        let text = |did: &Did| format!("{:?}", did.judged);
+        return End::Differs(None, text(theirs), text(ours));
+    }
+    if ours.judged.is_err() { End::Over } else { End::Quiet }
 }
 
 /// The words of a condition are each side's own.
@@ -191,20 +244,21 @@ fn key(splat: &Splat) -> (SplatKind, &'static str) {
     (splat.kind, splat.function)
 }
 
-fn first_bug(cpu: &Cpu) -> Option<Splat> {
-    cpu.splats().into_iter().find(|s| s.kind == SplatKind::Bug)
+fn first_bug(splats: &[Splat]) -> Option<Splat> {
+    splats.iter().copied().find(|s| s.kind == SplatKind::Bug)
 }
 
 /// Theirs came to a BUG: ours must have come there, too, by the same steps.
-fn compare_bug(a: &Cpu, ours: &[Step], theirs: &[Step], bug: &Splat) -> End {
+fn compare_bug(ours: &Did, theirs: &Did, bug: &Splat) -> End {
     let at = bug.step as usize;
-    let mine = first_bug(a);
+    let mine = first_bug(&ours.splats);
     let there = mine.is_some_and(|mine| key(&mine) == key(bug) && mine.step == bug.step);
-    if there && ours.get(..at) == theirs.get(..at) {
+    if there && ours.steps.get(..at) == theirs.steps.get(..at) {
         return End::Over;
     }
-    let differs = (0..at).find(|&i| ours.get(i) != theirs.get(i)).unwrap_or(at);
-    let mine = mine.map_or_else(|| step_text(ours, differs), |s| s.to_string());
+    let differs = |&i: &usize| ours.steps.get(i) != theirs.steps.get(i);
+    let differs = (0..at).find(differs).unwrap_or(at);
+    let mine = mine.map_or_else(|| step_text(&ours.steps, differs), |s| s.to_string());
     End::Differs(Some(differs), bug.to_string(), mine)
 }
 

@@ -2,6 +2,8 @@
 //! What the harness itself knows: what it holds, what was written where, and
 //! which pin is tied to which address.
 
+use std::ops::Range;
+
 use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::limits::{MAX_CALL_PAGES, MAX_FRAMES, PAGE_SIZE};
 use gup_core::model::mm::MmId;
@@ -99,7 +101,7 @@ struct Process {
 }
 
 /// What the harness knows of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     handles: [Option<Held>; HANDLES as usize],
     gets: [i32; MAX_FRAMES],
@@ -117,6 +119,13 @@ pub struct Ledger {
     shadow: [[Expect; PAGES as usize]; MMS as usize],
     files: [[Expect; FILE_PAGES as usize]; File::COUNT],
     stores: u64,
+    /// What another CPU does in the middle of an op is booked now.
+    inside: bool,
+    /// The addresses that were given up so.
+    given_up: Vec<(MmId, Range<u64>)>,
+    /// What the op around gives up meanwhile, page by page.
+    unsettled: Vec<(MmId, Range<u64>)>,
+    unsettled_file: Option<File>,
 }
 
 const ZEROES: [[Expect; FILE_PAGES as usize]; File::COUNT] =
@@ -149,6 +158,10 @@ impl Ledger {
             shadow: [[Expect::Exactly(0); PAGES as usize]; MMS as usize],
             files: ZEROES,
             stores: 0,
+            inside: false,
+            given_up: Vec::new(),
+            unsettled: Vec::new(),
+            unsettled_file: None,
         }
     }
 
@@ -278,7 +291,10 @@ impl Ledger {
 
     /// The addresses are the process's own business from now on: pins taken
     /// there are no longer tied.
-    pub fn untie(&mut self, mm: MmId, addrs: core::ops::Range<u64>) {
+    pub fn untie(&mut self, mm: MmId, addrs: Range<u64>) {
+        if self.inside {
+            self.given_up.push((mm, addrs.clone()));
+        }
         if self.tied == 0 {
             return;
         }
@@ -290,6 +306,39 @@ impl Ledger {
             }
         }
         self.recount_ties();
+    }
+
+    /// What is booked from now on happens in the middle of an op, or not.
+    pub fn inside(&mut self, inside: bool) {
+        self.inside = inside;
+    }
+
+    /// Whether an address was given up in the middle of the op that runs.
+    pub fn was_given_up(&self, mm: MmId, addr: u64) -> bool {
+        self.given_up.iter().any(|(m, addrs)| *m == mm && addrs.contains(&addr))
+    }
+
+    /// The op that runs gives these addresses up, page by page: until it ends,
+    /// nobody knows what is there, and pins taken there are no longer tied.
+    pub fn unsettle(&mut self, mm: MmId, addrs: Range<u64>) {
+        self.untie(mm, addrs.clone());
+        self.unsettled.push((mm, addrs));
+    }
+
+    /// Likewise what a file holds.
+    pub fn unsettle_file(&mut self, file: File) {
+        self.unsettled_file = Some(file);
+    }
+
+    /// The op with windows has ended.
+    pub fn settle(&mut self) {
+        self.given_up.clear();
+        self.unsettled.clear();
+        self.unsettled_file = None;
+    }
+
+    fn is_unsettled(&self, mm: MmId, addr: u64) -> bool {
+        self.unsettled.iter().any(|(m, addrs)| *m == mm && addrs.contains(&addr))
     }
 
     /// The process that runs in an mm now.
@@ -304,12 +353,27 @@ impl Ledger {
         self.shadow[usize::from(mm.0)] = [Expect::Exactly(0); PAGES as usize];
     }
 
-    /// `child` starts as a copy of `parent`.
+    /// `child` starts as a copy of `parent` as it is now.
     pub fn fork(&mut self, parent: MmId, child: MmId) {
         let pid = self.pid(parent);
         self.pids[usize::from(child.0)] = self.processes.len() as u16;
         self.processes.push(Process { parent: pid, forked_at: self.stores });
         self.shadow[usize::from(child.0)] = self.shadow[usize::from(parent.0)];
+    }
+
+    /// What a process should read, page by page.
+    pub fn contents(&self, mm: MmId) -> [Expect; PAGES as usize] {
+        self.shadow[usize::from(mm.0)]
+    }
+
+    /// `before` is what the parent had when fork() began: what it stored since
+    /// then the child may have or not.
+    pub fn stored_during_fork(&mut self, child: MmId, before: &[Expect; PAGES as usize]) {
+        for (now, then) in self.shadow[usize::from(child.0)].iter_mut().zip(before) {
+            if now != then {
+                *now = Expect::Anything;
+            }
+        }
     }
 
     /// A token for the next store of a process.
@@ -320,6 +384,9 @@ impl Ledger {
 
     /// What a process should read at an address.
     pub fn expect(&self, mm: MmId, addr: u64) -> Expect {
+        if self.is_unsettled(mm, addr) {
+            return Expect::Anything;
+        }
         self.shadow[usize::from(mm.0)][slot(addr)]
     }
 
@@ -330,6 +397,9 @@ impl Ledger {
 
     /// What a page of a file should hold.
     pub fn expect_in_file(&self, p: FilePage) -> Expect {
+        if self.unsettled_file == Some(p.file) {
+            return Expect::Anything;
+        }
         let pages = self.files[p.file as usize];
         pages.get(usize::from(p.index)).copied().unwrap_or(Expect::Anything)
     }

@@ -10,19 +10,24 @@ pub mod ledger;
 mod ops;
 pub mod state;
 pub mod trace;
+mod window;
+
+use std::cell::{OnceCell, RefCell};
 
 use gup_core::errno::Errno;
 use gup_core::history::{Base, Kernel};
 use gup_core::invariants::everything_free;
 use gup_core::model::mm::{MmId, mm_alive};
-use gup_core::model::{Cpu, Limits, Page, World, filemap, lru, mmap, page, reclaim, zone};
+use gup_core::model::{Cpu, Limits, Page, Wait, World, filemap, lru, mmap, page, reclaim, zone};
 
 pub use ledger::Ledger;
 pub use state::{Slot, SlotView, State};
 pub use trace::{PageRow, Trace, TraceLine};
 
+use window::Windows;
+
 use crate::oracles::{Violation, bookkeeping};
-use crate::scenario::{CallResult, MMS, Op, Unpin, What};
+use crate::scenario::{CallResult, MMS, Op, Unpin, What, split_first};
 use crate::subject::{Chosen, Subject};
 
 /// One violation, and where it came up.
@@ -60,11 +65,21 @@ pub enum Outcome {
     Failed(Errno),
     /// It could not run, for this reason.
     Skipped(&'static str),
+    /// In its window it would have had to wait for the op around it, so it
+    /// did not run.
+    Blocked(Wait),
 }
 
 impl From<Result<(), Errno>> for Outcome {
     fn from(r: Result<(), Errno>) -> Self {
         r.map_or_else(Outcome::Failed, |()| Outcome::Done)
+    }
+}
+
+impl Outcome {
+    /// Ops that it counts for: those that ran.
+    fn counts(self) -> u64 {
+        u64::from(!matches!(self, Outcome::Skipped(_) | Outcome::Blocked(_)))
     }
 }
 
@@ -79,7 +94,9 @@ pub struct Executor<S: Subject = Chosen> {
     world: World,
     /// A second world for the agreement oracle, made when first needed.
     shadow: Option<Box<World>>,
-    ledger: Ledger,
+    /// And one to try on what would have to wait, likewise.
+    copy: OnceCell<Box<World>>,
+    ledger: RefCell<Ledger>,
     ops_run: u64,
     features: Vec<u32>,
 }
@@ -99,7 +116,8 @@ impl<S: Subject> Executor<S> {
             subject,
             world: World::new(Limits::FUZZ),
             shadow: None,
-            ledger: Ledger::new(),
+            copy: OnceCell::new(),
+            ledger: RefCell::new(Ledger::new()),
             ops_run: 0,
             features: Vec::new(),
         }
@@ -151,35 +169,53 @@ impl<S: Subject> Executor<S> {
         compare: bool,
         mut lines: Option<&mut Vec<TraceLine>>,
     ) -> Option<Finding> {
-        let Executor { kernel, subject, world, shadow, ledger, ops_run, features } = self;
+        let Executor { kernel, subject, world, shadow, copy, ledger, ops_run, features } = self;
         if compare && shadow.is_none() {
             *shadow = Some(Box::new(World::new(Limits::FUZZ)));
         }
         let shadow = if compare { shadow.as_deref() } else { None };
-        ledger.reset(world, uncounted(*kernel, world));
+        ledger.get_mut().reset(world, uncounted(*kernel, world));
         features.clear();
-        let cpu = Cpu::new(world, *kernel, 0);
+        let windows = Windows::new(&*subject, &*ledger, copy);
+        let cpu = Cpu::alone(world, *kernel, 0).watched_by(&windows);
         cpu.record_steps(lines.is_some());
         let mut finding = None;
         let mut last = 0;
-        for (i, &op) in ops.iter().enumerate() {
-            let before = lines.is_some().then(|| trace::rows(&cpu, ledger));
-            let (subject, ledger) = (&*subject, &mut *ledger);
-            let mut run = ops::Run { cpu: &cpu, ledger, subject, shadow, returned: None };
-            let judged = run.op(&op);
+        let mut i = 0;
+        while let Some((&op, inner, _)) = split_first(&ops[i..]) {
+            let before = lines.is_some().then(|| trace::rows(&cpu, &ledger.borrow()));
+            let (judged, returned) = windows.run(&cpu, &op, inner, shadow);
             let outcome = match &judged {
                 Ok(outcome) => *outcome,
-                Err(_) => run.returned.map_or(Outcome::Done, Outcome::Returned),
+                Err(_) => returned.map_or(Outcome::Done, Outcome::Returned),
             };
-            *ops_run += u64::from(!matches!(outcome, Outcome::Skipped(_)));
+            *ops_run += outcome.counts();
             if let (Some(lines), Some(before)) = (lines.as_deref_mut(), before) {
-                lines.push(trace::line(&cpu, ledger, op, outcome, before));
+                lines.push(trace::line(&cpu, &ledger.borrow(), op, outcome, before));
             }
             last = trace::feature(&cpu, op, outcome, last, features);
-            if let Err(v) = judged {
+            for (j, inner) in (i + 1..).zip(windows.inner().iter_mut()) {
+                *ops_run += inner.outcome.counts();
+                trace::inner_feature(inner.op, inner.outcome, last, features);
+                if let Some(lines) = lines.as_deref_mut() {
+                    lines.push(
+                        inner
+                            .line
+                            .take()
+                            .unwrap_or_else(|| trace::idle(&cpu, &ledger.borrow(), inner)),
+                    );
+                }
+                if let Some(v) = inner.violation.take().filter(|_| finding.is_none()) {
+                    finding = Some(found(v, j, inner.op.name()));
+                }
+            }
+            if let (Err(v), None) = (judged, &finding) {
                 finding = Some(found(v, i, op.name()));
+            }
+            if finding.is_some() {
                 break;
             }
+            i += 1 + inner.len();
         }
         if finding.is_none()
             && let Err(v) = tear_down(&cpu, ledger, subject)
@@ -210,8 +246,13 @@ fn found(v: Violation, op: usize, function: &'static str) -> Finding {
 }
 
 /// Ends everything and gives everything back: the world must be empty then.
-fn tear_down<S: Subject>(cpu: &Cpu, ledger: &mut Ledger, subject: &S) -> Result<(), Violation> {
+fn tear_down<S: Subject>(
+    cpu: &Cpu,
+    ledger: &RefCell<Ledger>,
+    subject: &S,
+) -> Result<(), Violation> {
     cpu.id.set(0);
+    let mut ledger = ledger.borrow_mut();
     for h in ledger.live_handles() {
         let Some(held) = ledger.handle(h).copied() else { continue };
         cpu.begin_op(held.mm, None);
@@ -221,19 +262,19 @@ fn tear_down<S: Subject>(cpu: &Cpu, ledger: &mut Ledger, subject: &S) -> Result<
             held.pages().iter().for_each(|&p| page::put_page(cpu, p));
         }
         ledger.release(h);
-        bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
+        bookkeeping::check(cpu, &ledger, false).map_or(Ok(()), Err)?;
     }
     for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
         cpu.begin_op(mm, None);
         mmap::exit_mmap(cpu, mm);
-        bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
+        bookkeeping::check(cpu, &ledger, false).map_or(Ok(()), Err)?;
     }
     cpu.begin_op(MmId(0), None);
     filemap::evict_inodes(cpu);
     lru::lru_add_drain_all(cpu);
     reclaim::shrink_swap_cache(cpu);
     zone::reset_placement(cpu);
-    bookkeeping::check(cpu, ledger, false).map_or(Ok(()), Err)?;
+    bookkeeping::check(cpu, &ledger, false).map_or(Ok(()), Err)?;
     everything_free(cpu.world).map_err(Violation::from)
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One op: run it, book it, have it judged.
 
+use std::cell::RefCell;
+
 use gup_core::errno::Errno;
 use gup_core::flags::{Foll, VmFlags};
 use gup_core::history::Base;
@@ -17,6 +19,7 @@ use gup_core::model::{
 use gup_core::splat::SplatKind;
 
 use super::ledger::{Expect, FilePage, Ledger, Owner};
+use super::window::Around;
 use super::{Judged, Outcome};
 use crate::oracles::agreement::{self, Side};
 use crate::oracles::{Violation, bookkeeping, contents, errno, results};
@@ -31,20 +34,26 @@ const NO_FLAG: Outcome = Outcome::Skipped("this base has no such flag");
 const HANDLE_BUSY: Outcome = Outcome::Skipped("handle in use");
 
 /// What an op runs with.
-pub(super) struct Run<'a, S: Subject> {
-    pub(super) cpu: &'a Cpu<'a>,
-    pub(super) ledger: &'a mut Ledger,
+pub(super) struct Run<'a, 'w, S: Subject> {
+    pub(super) cpu: &'a Cpu<'w>,
+    /// Never borrowed while a step may be taken: a window may need it.
+    pub(super) ledger: &'a RefCell<Ledger>,
     pub(super) subject: &'a S,
     /// Where the slow path runs beside the fast one, if it does.
     pub(super) shadow: Option<&'a World>,
     /// What a call returned before an oracle objected.
     pub(super) returned: Option<CallResult>,
+    /// The windows of the op, if it has any.
+    pub(super) windows: Option<&'a dyn Around>,
+    /// It runs in a window itself.
+    pub(super) inside: bool,
 }
 
-impl<S: Subject> Run<'_, S> {
+impl<S: Subject> Run<'_, '_, S> {
     /// Runs one op; every oracle looks at what it did.
     pub(super) fn op(&mut self, op: &Op) -> Judged {
-        let (mm, base) = (self.mm_of(&op.what), self.cpu.kernel.base());
+        let mm = mm_of(&op.what).unwrap_or(MmId(0));
+        let base = self.cpu.kernel.base();
         self.cpu.begin_op(mm, op.fail);
         if self.needs_process(&op.what) && !mm_alive(self.cpu, mm) {
             return Ok(NO_PROCESS);
@@ -57,35 +66,27 @@ impl<S: Subject> Run<'_, S> {
             What::Unpin(how, _) if !how.exists_in(base) => return Ok(NO_CALL),
             What::FolioAddPin(..) if base < Base::V6_12 => return Ok(NO_CALL),
             What::Unpin(how, h) if how.is_misuse() => (self.misunpin(how, h), true),
-            ref what => (self.other(what)?, false),
+            ref what => {
+                self.cpu.watch_steps(self.windows.is_some());
+                let done = self.other(what);
+                self.cpu.watch_steps(false);
+                (done?, false)
+            }
         };
-        if let Some(v) = bookkeeping::check(self.cpu, self.ledger, misuse)
-            .or_else(|| contents::ties(self.cpu, self.ledger))
+        if self.inside {
+            return bookkeeping::check_own(self.cpu, misuse).map_or(Ok(outcome), Err);
+        }
+        if let Some(v) = bookkeeping::check(self.cpu, &self.ledger.borrow(), misuse)
+            .or_else(|| contents::ties(self.cpu, &self.ledger.borrow()))
         {
             return Err(v);
         }
         Ok(outcome)
     }
 
-    fn mm_of(&self, what: &What) -> MmId {
-        match *what {
-            What::Mmap(r, ..)
-            | What::MmapFile(r, ..)
-            | What::Munmap(r)
-            | What::Mprotect(r, _)
-            | What::Dontneed(r)
-            | What::Write(r)
-            | What::Read(r)
-            | What::Migrate(r)
-            | What::SplitHugePage(r)
-            | What::SplitHugePmd(r)
-            | What::Swapout(r)
-            | What::Collapse(r)
-            | What::NumaHint(r) => r.mm,
-            What::Fork(mm, _) | What::Exit(mm) => mm,
-            What::Call(c) => c.range.mm,
-            _ => MmId(0),
-        }
+    /// Whether another op ran in the middle of this one.
+    fn raced(&self) -> bool {
+        self.windows.is_some_and(Around::ran)
     }
 
     fn needs_process(&self, what: &What) -> bool {
@@ -137,6 +138,7 @@ impl<S: Subject> Run<'_, S> {
                 self.mmap(r, Expect::Anything, map)
             }
             What::Munmap(r) => {
+                self.unsettle(r);
                 let done = mmap::munmap(cpu, r.mm, r.addr(), r.pages.into());
                 self.forget(r);
                 done.into()
@@ -144,11 +146,12 @@ impl<S: Subject> Run<'_, S> {
             What::Mprotect(r, prot) => {
                 // Waiver pin-then-mprotect.
                 if !cpu.since(Base::V6_12) {
-                    self.ledger.untie(r.mm, r.bytes());
+                    self.ledger.borrow_mut().untie(r.mm, r.bytes());
                 }
                 mmap::mprotect(cpu, r.mm, r.addr(), r.pages.into(), prot).into()
             }
             What::Dontneed(r) => {
+                self.unsettle(r);
                 let done = mmap::madvise_dontneed(cpu, r.mm, r.addr(), r.pages.into());
                 self.forget(r);
                 done.into()
@@ -157,24 +160,26 @@ impl<S: Subject> Run<'_, S> {
             What::Read(r) => return self.read(r),
             What::Fork(parent, child) => self.fork(parent, child),
             What::Exit(mm) => {
-                self.ledger.untie(mm, 0..u64::MAX);
+                self.ledger.borrow_mut().untie(mm, 0..u64::MAX);
                 mmap::exit_mmap(cpu, mm);
                 Outcome::Done
             }
             What::Unpin(how, h) => {
-                let Some(held) = self.ledger.handle(h).filter(|x| x.pinned).copied() else {
+                let Some(held) = self.ledger.borrow_mut().handle(h).filter(|x| x.pinned).copied()
+                else {
                     return Ok(NO_HANDLE);
                 };
                 self.subject.unpin(cpu, how, held.pages());
-                self.ledger.release(h);
+                self.ledger.borrow_mut().release(h);
                 Outcome::Done
             }
             What::PutPage(h) => {
-                let Some(held) = self.ledger.handle(h).filter(|x| !x.pinned).copied() else {
+                let Some(held) = self.ledger.borrow_mut().handle(h).filter(|x| !x.pinned).copied()
+                else {
                     return Ok(NO_HANDLE);
                 };
                 held.pages().iter().for_each(|&p| page::put_page(cpu, p));
-                self.ledger.release(h);
+                self.ledger.borrow_mut().release(h);
                 Outcome::Done
             }
             What::Tee(from, to) => return self.tee(from, to),
@@ -243,35 +248,52 @@ impl<S: Subject> Run<'_, S> {
             if let Err(e) = mmap::mm_alloc(self.cpu, r.mm) {
                 return Outcome::Failed(e);
             }
-            self.ledger.start(r.mm);
+            self.ledger.borrow_mut().start(r.mm);
         }
         let done = map(r);
         if done.is_ok() {
-            r.addrs().for_each(|a| self.ledger.set_expect(r.mm, a, expect));
+            r.addrs().for_each(|a| self.ledger.borrow_mut().set_expect(r.mm, a, expect));
         }
         done.into()
+    }
+
+    /// The op is about to give up a range, and others may look meanwhile.
+    fn unsettle(&mut self, r: Range) {
+        if self.windows.is_some() {
+            self.ledger.borrow_mut().unsettle(r.mm, r.bytes());
+        }
     }
 
     /// The process gave up a range, or what of it could be had: what comes
     /// there next is zero, or what the file holds.
     fn forget(&mut self, r: Range) {
-        for a in r.addrs().filter(|&a| leaf_or_swapped_at(self.cpu, r.mm, a).is_none()) {
+        for a in r.addrs() {
+            if leaf_or_swapped_at(self.cpu, r.mm, a).is_some() {
+                if self.raced() {
+                    // Of before, or of whoever came in between.
+                    self.ledger.borrow_mut().set_expect(r.mm, a, Expect::Anything);
+                }
+                continue;
+            }
             let vma = vma_lookup(self.cpu, r.mm, a);
             let file = vma.is_some_and(|v| v.file().is_some());
-            self.ledger.untie(r.mm, a..a + 1);
+            self.ledger.borrow_mut().untie(r.mm, a..a + 1);
             let expect = if file { Expect::Anything } else { Expect::Exactly(0) };
-            self.ledger.set_expect(r.mm, a, expect);
+            self.ledger.borrow_mut().set_expect(r.mm, a, expect);
         }
     }
 
     /// Truncation takes the copies in private mappings away, too.
     fn truncate(&mut self, file: File, size: u8) -> Outcome {
+        if self.windows.is_some() {
+            self.unsettle_mappings(file);
+        }
         let done = filemap::truncate(self.cpu, file, size.into());
         if done.is_err() {
             return done.into();
         }
         let size = size << file.order();
-        self.ledger.truncate(file, size);
+        self.ledger.borrow_mut().truncate(file, size);
         for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(self.cpu, mm)) {
             for vma in vmas(self.cpu, mm).filter(|v| v.file() == Some(file)) {
                 let first = vma.backing.pgoff().max(size.into());
@@ -283,17 +305,32 @@ impl<S: Subject> Run<'_, S> {
         Outcome::Done
     }
 
+    /// Truncation is about to take pages away, page by page.
+    fn unsettle_mappings(&mut self, file: File) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.unsettle_file(file);
+        for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(self.cpu, mm)) {
+            for vma in vmas(self.cpu, mm).filter(|v| v.file() == Some(file)) {
+                ledger.unsettle(mm, vma.start..vma.end);
+            }
+        }
+    }
+
     fn write(&mut self, r: Range) -> Outcome {
         for addr in r.addrs() {
-            let shared = shared_page(self.cpu, r.mm, addr);
-            let pid = if shared.is_some() { 0 } else { self.ledger.pid(r.mm) };
-            let token = self.ledger.next_store(pid);
-            if let Err(e) = memory::user_store(self.cpu, r.mm, addr, token) {
+            let store = || {
+                let shared = shared_page(self.cpu, r.mm, addr);
+                let mut ledger = self.ledger.borrow_mut();
+                let pid = if shared.is_some() { 0 } else { ledger.pid(r.mm) };
+                let token = ledger.next_store(pid);
+                match shared {
+                    Some(page) => ledger.set_expect_in_file(page, Expect::Exactly(token)),
+                    None => ledger.set_expect(r.mm, addr, Expect::Exactly(token)),
+                }
+                token
+            };
+            if let Err(e) = memory::user_store_with(self.cpu, r.mm, addr, store) {
                 return Outcome::Failed(e);
-            }
-            match shared {
-                Some(page) => self.ledger.set_expect_in_file(page, Expect::Exactly(token)),
-                None => self.ledger.set_expect(r.mm, addr, Expect::Exactly(token)),
             }
         }
         Outcome::Done
@@ -311,11 +348,11 @@ impl<S: Subject> Run<'_, S> {
                 continue;
             }
             let expect = match shared_page(self.cpu, r.mm, addr) {
-                Some(page) => self.ledger.expect_in_file(page),
-                None => self.ledger.expect(r.mm, addr),
+                Some(page) => self.ledger.borrow_mut().expect_in_file(page),
+                None => self.ledger.borrow_mut().expect(r.mm, addr),
             };
-            let pid = self.ledger.pid(r.mm);
-            contents::read(self.ledger, pid, page, expect, token).map_or(Ok(()), Err)?;
+            let pid = self.ledger.borrow_mut().pid(r.mm);
+            contents::read(&self.ledger.borrow(), pid, page, expect, token).map_or(Ok(()), Err)?;
         }
         Ok(Outcome::Done)
     }
@@ -324,9 +361,13 @@ impl<S: Subject> Run<'_, S> {
         if mm_alive(self.cpu, child) {
             return Outcome::Skipped("the child's slot is taken");
         }
+        let before = self.windows.map(|_| self.ledger.borrow().contents(parent));
         let done = fork::dup_mmap(self.cpu, parent, child);
         if done.is_ok() {
-            self.ledger.fork(parent, child);
+            self.ledger.borrow_mut().fork(parent, child);
+            if let Some(before) = before {
+                self.ledger.borrow_mut().stored_during_fork(child, &before);
+            }
         }
         done.into()
     }
@@ -346,16 +387,17 @@ impl<S: Subject> Run<'_, S> {
     }
 
     fn tee(&mut self, from: Handle, to: Handle) -> Judged {
-        let Some(held) = self.ledger.handle(from).filter(|h| !h.pinned).copied() else {
+        let Some(held) = self.ledger.borrow_mut().handle(from).filter(|h| !h.pinned).copied()
+        else {
             return Ok(NO_HANDLE);
         };
-        if self.ledger.handle(to).is_some() {
+        if self.ledger.borrow_mut().handle(to).is_some() {
             return Ok(HANDLE_BUSY);
         }
         let got = held.pages().iter().take_while(|&&p| pipe::generic_pipe_buf_get(self.cpu, p));
         let got = got.count();
         if got > 0 {
-            self.ledger.hold(self.cpu.world, to, held.teed(got), |_, _| false);
+            self.ledger.borrow_mut().hold(self.cpu.world, to, held.teed(got), |_, _| false);
         }
         if got < held.pages().len() {
             let expected = "whoever holds a reference can have another".into();
@@ -367,62 +409,70 @@ impl<S: Subject> Run<'_, S> {
     }
 
     fn add_pin(&mut self, from: Handle, to: Handle) -> Outcome {
-        let Some(held) = self.ledger.handle(from).filter(|h| h.pinned).copied() else {
+        let Some(held) = self.ledger.borrow().handle(from).filter(|h| h.pinned).copied() else {
             return NO_HANDLE;
         };
-        if self.ledger.handle(to).is_some() {
+        if self.ledger.borrow().handle(to).is_some() {
             return HANDLE_BUSY;
         }
         self.subject.add_pin(self.cpu, held.pages());
-        self.ledger.hold_again(self.cpu.world, to, held);
+        self.ledger.borrow_mut().hold_again(self.cpu.world, to, held);
         Outcome::Done
     }
 
     /// The kernel warns and gives nothing back, so the handle stays.
     fn misunpin(&mut self, how: Unpin, h: Handle) -> Outcome {
-        let Some(held) = self.ledger.handle(h).filter(|h| h.pinned) else { return NO_HANDLE };
+        let held = self.ledger.borrow().handle(h).filter(|h| h.pinned).copied();
+        let Some(held) = held else { return NO_HANDLE };
         self.subject.unpin(self.cpu, how, held.pages());
         Outcome::Done
     }
 
     fn dma_write(&mut self, h: Handle) -> Outcome {
-        let Some(held) = self.ledger.handle(h).copied() else { return NO_HANDLE };
+        let Some(mut held) = self.ledger.borrow_mut().handle(h).copied() else { return NO_HANDLE };
         if !(held.pinned && held.write) {
             return Outcome::Skipped("not pinned for writing");
         }
-        for (i, &page) in held.pages().iter().enumerate() {
-            let owner = held.owner(i);
-            let pid = if owner == Owner::Process { held.pid } else { 0 };
-            let token = self.ledger.next_store(pid);
-            memory::dma_write(self.cpu, page, token);
-            let (mm, addr) = (held.mm, held.addr_of(i));
+        for i in 0..held.pages().len() {
+            let page = held.pages()[i];
+            let store = || {
+                let mut ledger = self.ledger.borrow_mut();
+                // A window may have changed what is known of the pins.
+                held = ledger.handle(h).copied().unwrap_or(held);
+                let pid = if held.owner(i) == Owner::Process { held.pid } else { 0 };
+                ledger.next_store(pid)
+            };
+            let token = memory::dma_write_with(self.cpu, page, store);
+            let (owner, mm, addr) = (held.owner(i), held.mm, held.addr_of(i));
             if let Owner::File(page) = owner {
-                self.ledger.set_expect_in_file(page, Expect::Exactly(token));
+                self.ledger.borrow_mut().set_expect_in_file(page, Expect::Exactly(token));
             } else if owner == Owner::Nobody {
                 continue;
             } else if held.is_tied(i) {
-                self.ledger.set_expect(mm, addr, Expect::Exactly(token));
-            } else if self.ledger.pid(mm) == held.pid {
-                self.ledger.set_expect(mm, addr, Expect::Anything);
+                self.ledger.borrow_mut().set_expect(mm, addr, Expect::Exactly(token));
+            } else if self.ledger.borrow_mut().pid(mm) == held.pid {
+                self.ledger.borrow_mut().set_expect(mm, addr, Expect::Anything);
             }
         }
         Outcome::Done
     }
 
     fn dma_read(&mut self, h: Handle) -> Judged {
-        let Some(held) = self.ledger.handle(h).copied() else { return Ok(NO_HANDLE) };
-        for (i, &page) in held.pages().iter().enumerate() {
+        let Some(held) = self.ledger.borrow_mut().handle(h).copied() else { return Ok(NO_HANDLE) };
+        for (i, page) in held.pages().to_vec().into_iter().enumerate() {
             let token = memory::dma_read(self.cpu, page);
+            let held = self.ledger.borrow().handle(h).copied().unwrap_or(held);
             let expect = match held.owner(i) {
-                Owner::File(page) => self.ledger.expect_in_file(page),
+                Owner::File(page) => self.ledger.borrow_mut().expect_in_file(page),
                 // A driver's, or a file's page that was only read.
                 _ if !self.cpu.world.look(page).anon => continue,
                 // Waiver hugetlb-reuse-by-mapcount.
                 _ if !held.pinned && self.cpu.world.look(page).hugetlb => continue,
-                _ if held.is_tied(i) => self.ledger.expect(held.mm, held.addr_of(i)),
+                _ if held.is_tied(i) => self.ledger.borrow_mut().expect(held.mm, held.addr_of(i)),
                 _ => Expect::Anything,
             };
-            contents::read(self.ledger, held.pid, page, expect, token).map_or(Ok(()), Err)?;
+            contents::read(&self.ledger.borrow(), held.pid, page, expect, token)
+                .map_or(Ok(()), Err)?;
         }
         Ok(Outcome::Done)
     }
@@ -439,11 +489,11 @@ impl<S: Subject> Run<'_, S> {
 
     /// A call of mm/gup.c; also whether it broke a documented rule.
     fn call(&mut self, op: &CallOp) -> Result<(Outcome, bool), Violation> {
-        if self.ledger.handle(op.handle).is_some() {
+        if self.ledger.borrow_mut().handle(op.handle).is_some() {
             return Ok((HANDLE_BUSY, false));
         }
-        let spec = errno::specify(self.cpu, self.ledger, op);
-        let slow = self.shadow.and_then(|shadow| {
+        let spec = errno::specify(self.cpu, &self.ledger.borrow(), op);
+        let slow = self.shadow.filter(|_| self.windows.is_none()).and_then(|shadow| {
             let slow = agreement::slow_counterpart(op)?;
             shadow.copy_from(self.cpu.world);
             Some((slow, shadow))
@@ -451,8 +501,10 @@ impl<S: Subject> Run<'_, S> {
         let asked = usize::from(op.range.pages);
         let mut pages = [Page::UNSET; MAX_CALL_PAGES];
         let mut vmas = [Vma::UNSET; MAX_CALL_PAGES];
+        self.cpu.watch_steps(self.windows.is_some());
         let (result, lock_lie) =
             invoke(self.cpu, self.subject, op, &mut pages[..asked], &mut vmas[..asked]);
+        self.cpu.watch_steps(false);
         self.returned = Some(result);
         let n = result.unwrap_or(0).min(asked);
         if !op.nopages {
@@ -484,15 +536,24 @@ impl<S: Subject> Run<'_, S> {
         }
         let (cpu, mm) = (self.cpu, op.range.mm);
         let write = op.flags.contains(Foll::WRITE);
-        let mut held =
-            self.ledger.new_held(op.call.pins(), write, mm, op.range.addr(), &pages[..owned]);
+        let mut held = self.ledger.borrow_mut().new_held(
+            op.call.pins(),
+            write,
+            mm,
+            op.range.addr(),
+            &pages[..owned],
+        );
         for (i, addr) in op.range.addrs().take(owned).enumerate() {
             if let Some(page) = shared_page(cpu, mm, addr) {
                 held.is_of(i, page);
             }
         }
-        let base = cpu.kernel.base();
-        self.ledger.hold(cpu.world, op.handle, held, |i, page| {
+        let (base, raced) = (cpu.kernel.base(), self.raced());
+        let firm = if raced { self.firm(op, &pages[..owned]) } else { 0 };
+        self.ledger.borrow_mut().hold(cpu.world, op.handle, held, |i, page| {
+            if raced && firm >> i & 1 != 0 {
+                return true;
+            }
             let addr = held.addr_of(i);
             let vma = vma_lookup(cpu, mm, addr);
             let private = vma.is_some_and(|v| v.is_cow_mapping());
@@ -508,6 +569,26 @@ impl<S: Subject> Run<'_, S> {
         });
     }
 
+    /// Which pins of a call must hold whatever ran in its windows: the entry
+    /// may be another by now, and that is just what must not be.
+    fn firm(&self, op: &CallOp, pages: &[Page]) -> u16 {
+        let (cpu, ledger) = (self.cpu, self.ledger.borrow());
+        let firm = |addr, page| {
+            let vma = vma_lookup(cpu, op.range.mm, addr).filter(|v| v.is_cow_mapping());
+            let given_up = ledger.was_given_up(op.range.mm, addr);
+            let promised = if cpu.since(Base::V6_12) {
+                vma.is_some()
+            } else {
+                // Waiver read-only-pin-of-read-only-entry.
+                let flags = op.flags & (Foll::WRITE | Foll::FORCE);
+                flags == Foll::WRITE && vma.is_some_and(|v| v.flags.contains(VmFlags::WRITE))
+            };
+            promised && !given_up && cpu.world.look(page).anon
+        };
+        let all = op.range.addrs().zip(pages).enumerate();
+        all.fold(0, |set, (i, (addr, &page))| set | u16::from(firm(addr, page)) << i)
+    }
+
     fn judge_call(
         &self,
         op: &CallOp,
@@ -518,17 +599,26 @@ impl<S: Subject> Run<'_, S> {
     ) -> Option<Violation> {
         if !spec.misuse && !op.nopages {
             let vmas = takes_vmas(self.cpu.kernel.base(), op).then_some(vmas);
-            if let Some(v) = results::array(self.cpu, op, pages, vmas)
-                .or_else(|| results::placement(self.cpu, op, pages))
-                .or_else(|| results::permission(self.cpu, op, pages))
+            let raced = self.windows.filter(|w| w.ran());
+            let was_mapped = |i, page| raced.is_some_and(|w| w.was_mapped(i, page));
+            let vma_changed = |i| raced.is_some_and(|w| w.vma_changed(i));
+            let isolates = |what: &What| matches!(what, What::IsolateBlock(_));
+            let isolated = raced.is_some_and(|w| w.any(isolates));
+            if let Some(v) = results::array(self.cpu, op, pages, vmas, was_mapped)
+                .or_else(|| results::placement(self.cpu, op, pages, isolated))
+                .or_else(|| results::permission(self.cpu, op, pages, vma_changed))
             {
                 return Some(v);
             }
         }
+        if self.inside {
+            return bookkeeping::check_own(self.cpu, spec.misuse);
+        }
         // A call that the kernel had to warn about, or that never ended, is
         // reported as that.
-        bookkeeping::check(self.cpu, self.ledger, spec.misuse)
-            .or_else(|| errno::check(self.cpu, op, spec, result))
+        let errno = || errno::check(self.cpu, op, spec, result);
+        bookkeeping::check(self.cpu, &self.ledger.borrow(), spec.misuse)
+            .or_else(|| if self.raced() { None } else { errno() })
     }
 
     /// Runs the slow counterpart in the shadow world and compares.
@@ -554,6 +644,28 @@ impl<S: Subject> Run<'_, S> {
         let fast = Side { result, pages, world: self.cpu.world };
         let slow = Side { result: slow_result, pages: &slow_pages, world: shadow };
         agreement::check(op, &fast, &slow)
+    }
+}
+
+/// The mm that an op is about.
+pub(super) fn mm_of(what: &What) -> Option<MmId> {
+    match *what {
+        What::Mmap(r, ..)
+        | What::MmapFile(r, ..)
+        | What::Munmap(r)
+        | What::Mprotect(r, _)
+        | What::Dontneed(r)
+        | What::Write(r)
+        | What::Read(r)
+        | What::Migrate(r)
+        | What::SplitHugePage(r)
+        | What::SplitHugePmd(r)
+        | What::Swapout(r)
+        | What::Collapse(r)
+        | What::NumaHint(r) => Some(r.mm),
+        What::Fork(mm, _) | What::Exit(mm) => Some(mm),
+        What::Call(c) => Some(c.range.mm),
+        _ => None,
     }
 }
 
@@ -584,6 +696,8 @@ fn invoke<S: Subject>(
     let locks_itself = op.call.fast()
         || matches!(op.call, Call::GetUserPagesUnlocked | Call::PinUserPagesUnlocked);
     let mut locked = true;
+    // Others hold it in the middle of an op of theirs.
+    let others = mmap_lock_holders(cpu, mm);
     if !locks_itself {
         mmap_read_lock(cpu, mm);
     }
@@ -596,7 +710,7 @@ fn invoke<S: Subject>(
             locked: takes_locked.then_some(&mut locked),
         },
     );
-    let held = mmap_lock_holders(cpu, mm);
+    let held = mmap_lock_holders(cpu, mm) - others;
     let should = i32::from(!locks_itself && locked);
     let lie = (held != should).then(|| {
         let expected = match (takes_locked, should) {

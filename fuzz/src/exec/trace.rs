@@ -14,6 +14,7 @@ use gup_core::splat::Splat;
 use gup_core::step::Step;
 
 use super::state::{State, state};
+use super::window::Inner;
 use super::{Finding, Ledger, Outcome};
 use crate::oracles::bookkeeping::owned_of;
 use crate::scenario::{MMS, Op, What};
@@ -170,7 +171,7 @@ pub(super) fn feature(
         Outcome::Returned(Ok(_)) => 2,
         Outcome::Returned(Err(e)) | Outcome::Failed(e) => 16 + e as u32,
         Outcome::Done => 3,
-        Outcome::Skipped(_) => return last,
+        Outcome::Skipped(_) | Outcome::Blocked(_) => return last,
     };
     let flags = match op.what {
         What::Call(c) => (c.flags & (Foll::WRITE | Foll::LONGTERM | Foll::FORCE)).bits(),
@@ -182,6 +183,34 @@ pub(super) fn feature(
     features.push(hash(hash(this, flags), hash(events, length)));
     features.push(hash(last, this));
     this
+}
+
+/// Notes what kind of thing was done in a window of which other kind.
+pub(super) fn inner_feature(op: Op, outcome: Outcome, around: u32, features: &mut Vec<u32>) {
+    let came_to = match outcome {
+        Outcome::Returned(Ok(0)) => 1,
+        Outcome::Returned(Ok(_)) => 2,
+        Outcome::Returned(Err(_)) | Outcome::Failed(_) => 4,
+        Outcome::Done => 3,
+        Outcome::Blocked(_) => 5,
+        Outcome::Skipped(_) => return,
+    };
+    let step = op.at.map_or(0, |at| at.kind as u32);
+    let this = hash(u32::from(op.what.opcode()), came_to);
+    features.push(hash(hash(around, this), !step));
+}
+
+/// The record of an op whose window did not let it run.
+pub(super) fn idle(cpu: &Cpu, ledger: &Ledger, inner: &Inner) -> TraceLine {
+    TraceLine {
+        op: inner.op,
+        outcome: inner.outcome,
+        splats: Vec::new(),
+        fail_unreached: false,
+        rows: Vec::new(),
+        state: state(cpu, ledger),
+        steps: Vec::new(),
+    }
 }
 
 /// Mixes two numbers (the finaliser of MurmurHash3).

@@ -118,7 +118,7 @@ impl Generator {
     fn push(&mut self, out: &mut Scenario, what: What, taste: Taste) {
         let fail = if taste.failures && self.one_in(5) { Some(self.fail()) } else { None };
         // The round trip gives every op its one form.
-        out.ops.extend(Op::decode(Op { what, fail }.encode()));
+        out.ops.extend(Op::decode(Op { fail, ..Op::from(what) }.encode()));
     }
 
     fn fail(&mut self) -> Fail {
@@ -339,7 +339,7 @@ impl Generator {
                 let mut record = s.ops[at].encode();
                 let byte = self.rng.usize(0..record.len());
                 record[byte] = self.rng.u8(..);
-                if let Some(op) = Op::decode(record) {
+                if let Some(op) = s.ops[at].with_record(record) {
                     s.ops[at] = op;
                 }
             }
@@ -358,7 +358,7 @@ impl Generator {
                 let what = self.what(Place { range, kind }, taste);
                 let fail = if self.one_in(8) { Some(self.fail()) } else { None };
                 let to = self.rng.usize(0..=s.ops.len());
-                if let Some(op) = Op::decode(Op { what, fail }.encode()) {
+                if let Some(op) = Op::decode(Op { fail, ..Op::from(what) }.encode()) {
                     s.ops.insert(to, op);
                 }
             }

@@ -119,6 +119,7 @@ pub fn outcome_text(outcome: Outcome) -> String {
         Outcome::Returned(Err(e)) | Outcome::Failed(e) => format!("-> {e}"),
         Outcome::Done => "done".into(),
         Outcome::Skipped(why) => format!("skipped: {why}"),
+        Outcome::Blocked(wait) => format!("blocked: {wait}"),
     }
 }
 
@@ -308,6 +309,7 @@ mod tests {
                 Outcome::Done => Answer::Done,
                 Outcome::Failed(e) => Answer::Failed(e as i32),
                 Outcome::Skipped(why) => Answer::Skipped(why.into()),
+                Outcome::Blocked(wait) => Answer::Skipped(format!("blocked: {wait}")),
             };
             let pins = (line.state.pins.0 * each, line.state.pins.1 * each);
             let slots = line.state.slots.iter().map(|(&slot, v)| (slot, seen(slot, v, scale)));

@@ -41,6 +41,9 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
     if op.fail.is_some() {
         return Some("stock kernels have no fault injection");
     }
+    if op.at.is_some() {
+        return Some("stock kernels do not stop at a step");
+    }
     match op.what {
         What::Call(c) => call(&c, version),
         What::Unpin(how, _) if unpin_number(how).is_none() => {

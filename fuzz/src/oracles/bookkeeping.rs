@@ -14,10 +14,22 @@ use crate::exec::Ledger;
 pub fn check(cpu: &Cpu, ledger: &Ledger, misuse: bool) -> Option<Violation> {
     let touched = cpu.touched();
     lifetime(cpu, ledger, touched)
-        .or_else(|| if misuse { None } else { splat(cpu) })
-        .or_else(|| progress(cpu))
+        .or_else(|| own(cpu, misuse))
         .or_else(|| nothing_left_behind(cpu).err().map(Violation::from))
         .or_else(|| accounting(cpu, ledger, touched))
+}
+
+/// Checks what the CPU may have left behind of an op that ran in the middle of
+/// another's: the pages are both of theirs.
+pub fn check_own(cpu: &Cpu, misuse: bool) -> Option<Violation> {
+    own(cpu, misuse).or_else(|| {
+        let left = cpu.left_behind()?;
+        Some(Violation::new("locking", "an op leaves no lock held".into(), left.into()))
+    })
+}
+
+fn own(cpu: &Cpu, misuse: bool) -> Option<Violation> {
+    if misuse { None } else { splat(cpu) }.or_else(|| progress(cpu))
 }
 
 /// accounting: the counts of each touched page, and the pin statistics.
@@ -85,6 +97,10 @@ fn splat(cpu: &Cpu) -> Option<Violation> {
 
 /// progress: the op came to an end by itself.
 fn progress(cpu: &Cpu) -> Option<Violation> {
+    if let Some(wait) = cpu.waits_for() {
+        let actual = format!("it waits for ever: {wait}");
+        return Some(Violation::new("progress", "the call ends by itself".into(), actual));
+    }
     let stuck = cpu.events().contains(gup_core::model::cpu::Event::OUT_OF_BUDGET);
     stuck.then(|| {
         let actual = format!("it was killed after {} steps", cpu.steps_taken());

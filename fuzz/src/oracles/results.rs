@@ -13,11 +13,18 @@ use super::Violation;
 use crate::scenario::CallOp;
 
 /// result-array: each entry up to the returned count is the page that the
-/// address maps, and was set by this call; so for the VMAs.
-pub fn array(cpu: &Cpu, op: &CallOp, pages: &[Page], vmas: Option<&[Vma]>) -> Option<Violation> {
+/// address maps, or `was_mapped` during the call, and was set by it; so for
+/// the VMAs.
+pub fn array(
+    cpu: &Cpu,
+    op: &CallOp,
+    pages: &[Page],
+    vmas: Option<&[Vma]>,
+    was_mapped: impl Fn(usize, Page) -> bool,
+) -> Option<Violation> {
     for (i, (addr, &page)) in op.range.addrs().zip(pages).enumerate() {
         let mapped = mapped_page(cpu, op.range.mm, addr);
-        if mapped == Some(page) {
+        if mapped == Some(page) || was_mapped(i, page) {
             continue;
         }
         let expected = match mapped {
@@ -42,8 +49,8 @@ pub fn array(cpu: &Cpu, op: &CallOp, pages: &[Page], vmas: Option<&[Vma]>) -> Op
 }
 
 /// placement: a longterm pin leaves no page in memory that must stay
-/// movable.
-pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
+/// movable; a pageblock may be `isolated` since it was asked for.
+pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page], isolated: bool) -> Option<Violation> {
     if !op.flags.contains(Foll::LONGTERM) || !op.call.pins() {
         return None;
     }
@@ -53,7 +60,7 @@ pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
         p != Page::UNSET
             && p != cpu.world.zero_page()
             && (matches!(place(cpu.world, p), Place::Movable | Place::Cma)
-                || is_migrate_isolate_page(cpu.world, p))
+                || (!isolated && is_migrate_isolate_page(cpu.world, p)))
     };
     let page = *pages.iter().find(|p| misplaced(p))?;
     let isolated = is_migrate_isolate_page(cpu.world, page);
@@ -65,11 +72,19 @@ pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
 
 /// permission: no page of secret memory; no page of a file for stores that
 /// the mapping keeps from the file, or that the file must notice and, since
-/// v6.5, may not have for long.
-pub fn permission(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
+/// v6.5, may not have for long. Says nothing where the `vma_changed`.
+pub fn permission(
+    cpu: &Cpu,
+    op: &CallOp,
+    pages: &[Page],
+    vma_changed: impl Fn(usize) -> bool,
+) -> Option<Violation> {
     let f = op.flags;
     let for_long = op.call.pins() && f.contains(Foll::LONGTERM) && cpu.since(Base::V6_12);
-    for (addr, &page) in op.range.addrs().zip(pages) {
+    for (i, (addr, &page)) in op.range.addrs().zip(pages).enumerate() {
+        if vma_changed(i) {
+            continue;
+        }
         let Some(file) = cpu.world.look(page).file else { continue };
         let shared =
             vma_lookup(cpu, op.range.mm, addr).is_some_and(|v| v.flags.contains(VmFlags::SHARED));
@@ -82,7 +97,7 @@ pub fn permission(cpu: &Cpu, op: &CallOp, pages: &[Page]) -> Option<Violation> {
             }
             _ => continue,
         };
-        let actual = format!("pages[] has page {} of {}", page.0, file.name());
+        let actual = format!("pages[{i}] is page {} of {}", page.0, file.name());
         return Some(Violation::new("permission", never.into(), actual).of_page(page));
     }
     None

@@ -9,7 +9,7 @@
 //! simpler, but for protections, where `rw` is.
 
 use crate::exec::Finding;
-use crate::scenario::{HANDLES, MMS, Op, PAGES, RECORD, What};
+use crate::scenario::{HANDLES, MMS, Op, PAGES, RECORD, What, end_of_group};
 
 /// Runs that a minimisation may take. It needs some hundred.
 const MAX_RUNS: usize = 20_000;
@@ -55,7 +55,10 @@ struct Minimiser<C> {
 
 impl<C: FnMut(&[Op]) -> Option<Finding>> Minimiser<C> {
     /// Keeps `ops` if the finding is still there.
-    fn keep(&mut self, ops: Vec<Op>) -> bool {
+    fn keep(&mut self, mut ops: Vec<Op>) -> bool {
+        // Without the op around it there is no window.
+        let orphans = ops.iter().take_while(|op| op.at.is_some()).count();
+        ops.drain(..orphans);
         if ops == self.ops || self.runs >= MAX_RUNS {
             return false;
         }
@@ -73,7 +76,7 @@ impl<C: FnMut(&[Op]) -> Option<Finding>> Minimiser<C> {
 
     /// A run ends at the finding, so the ops after it do not matter.
     fn cut(&mut self) {
-        self.ops.truncate(self.finding.op + 1);
+        self.ops.truncate(end_of_group(&self.ops, self.finding.op));
         // One in the tear-down has no op of its own.
         self.finding.op = self.finding.op.min(self.ops.len());
     }
@@ -136,7 +139,7 @@ impl<C: FnMut(&[Op]) -> Option<Finding>> Minimiser<C> {
                             *r = shrunk(r, front, back);
                         }
                     };
-                    let one = Op::decode(shrunk(&now, front, back));
+                    let one = self.ops[i].with_record(shrunk(&now, front, back));
                     if !self.rename(all) && !one.is_some_and(|op| self.replace(i, op)) {
                         break;
                     }
@@ -204,7 +207,7 @@ fn changed(ops: &[Op], change: impl Fn(&mut [u8; RECORD])) -> Option<Vec<Op>> {
     let each = ops.iter().map(|op| {
         let mut record = op.encode();
         change(&mut record);
-        Op::decode(record)
+        op.with_record(record)
     });
     each.collect()
 }
@@ -255,7 +258,7 @@ fn simpler(op: Op) -> impl Iterator<Item = Op> {
     let with = move |i: usize, byte: u8| {
         let mut r = record;
         r[i] = byte;
-        Op::decode(r)
+        op.with_record(r)
     };
     let fail = (record[RECORD - 1] >> 3 != 0).then(|| (RECORD - 1, record[RECORD - 1] & 7));
     let candidates = (1..=EXTRA).flat_map(move |i| {

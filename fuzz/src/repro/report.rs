@@ -175,7 +175,8 @@ fn section(out: &mut String, title: &str, text: &str) {
     let _ = write!(out, "\n{title}\n{}\n\n{text}", "-".repeat(title.len()));
 }
 
-/// The table of page states: `-` before an op, `+` after it.
+/// The table of page states: `-` before an op, `+` after it. What ran in a
+/// window is below the op around it, whose rows are of before and after both.
 pub fn page_table(trace: &Trace) -> String {
     let mut out = String::from(
         "The pages that an op changed: - before it, + after it. Under the op that\n\
@@ -191,13 +192,18 @@ pub fn page_table(trace: &Trace) -> String {
             };
             row(&mut out, '-', before);
             row(&mut out, '+', after);
+            if line.op.at.is_some() {
+                // The op around it has ended since.
+                continue;
+            }
             let gone = before.as_ref().or(after.as_ref()).map(|r| r.page);
             now.retain(|r| Some(r.page) != gone);
         }
         if trace.finding.as_ref().is_some_and(|f| f.op == i) {
             now.iter().for_each(|r| out.push_str(&page_row('=', r)));
         }
-        now.extend(line.rows.iter().filter_map(|(_, after)| after.clone()));
+        let rows = if line.op.at.is_some() { &[] } else { &line.rows[..] };
+        now.extend(rows.iter().filter_map(|(_, after)| after.clone()));
     }
     out
 }
@@ -209,10 +215,13 @@ pub fn op_line(i: usize, line: &TraceLine) -> String {
         Outcome::Done => String::new(),
         Outcome::Failed(e) => format!("-> {e}"),
         Outcome::Skipped(why) => format!("(skipped: {why})"),
+        Outcome::Blocked(wait) => format!("(blocked: {wait})"),
     };
     let unreached = if line.fail_unreached { " (its failure was not reached)" } else { "" };
     let text = format!("{} {came_to}{unreached}", line.op);
-    let mut out = wrap(text.trim_end(), &format!("{:>2} ", i + 1), "       ");
+    let indent = if line.op.at.is_some() { "    " } else { "" };
+    let first = format!("{:>2} {indent}", i + 1);
+    let mut out = wrap(text.trim_end(), &first, &format!("       {indent}"));
     for splat in &line.splats {
         out.push_str(&wrap(&splat.to_string(), "   ", "       "));
     }

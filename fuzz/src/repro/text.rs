@@ -16,7 +16,9 @@
 //! One op a line: `HANDLE = NAME ARGUMENTS OPTIONS fail SITE NTH -> RESULT
 //! # COMMENT`. `m0` is an address space, `h0` a handle, addresses are hex
 //! bytes and counts are pages. Flags are kernel names, `0` if there are none.
-//! A `\` at the end of a line continues it on the next. The names of the ops
+//! An op that another CPU does in the middle of the one above it begins with
+//! `at STEP N`: before the Nth step of that kind. A `\` at the end of a line
+//! continues it on the next. The names of the ops
 //! and the order of their arguments are in [`What`] and below in
 //! `impl Display for Op`.
 //!
@@ -34,17 +36,20 @@ use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
+use gup_core::step::StepKind;
 
 use super::report::kernel_text;
 use super::{Line, Reproducer};
 use crate::oracles;
 use crate::scenario::{
     BLOCKS, CALL_FLAGS, CPUS, CallOp, CallResult, HANDLES, Handle, MAX_NTH, MAX_OPS, MAX_PAGES,
-    MMS, Op, PAGES, RECORD, Range, Unpin, What,
+    MMS, Op, PAGES, RECORD, Range, Unpin, What, Window,
 };
 
 /// The first line of every reproducer.
 pub const HEADER: &str = "# gup reproducer, format 1";
+/// What continues a line, or runs inside the op above.
+const INDENT: &str = "    ";
 /// The longest text that is looked at.
 pub const MAX_BYTES: usize = 64 << 10;
 /// Columns that printed text keeps to, where its words allow.
@@ -104,8 +109,18 @@ impl fmt::Display for Handle {
     }
 }
 
+/// `at entry-rmw 1`
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {} {}", self.kind.slug(), self.nth)
+    }
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(at) = self.at {
+            write!(f, "{at} ")?;
+        }
         match self.what {
             What::Call(c) => write!(f, "{} = ", c.handle)?,
             What::Tee(_, to) | What::FolioAddPin(_, to) => write!(f, "{to} = ")?,
@@ -205,12 +220,14 @@ fn one_line(text: &str) -> String {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let result = self.result.map(|r| format!("   -> {}", result_text(r))).unwrap_or_default();
-        let mut rest = format!("{}{result}", self.op);
+        let indent = if self.op.at.is_some() { INDENT } else { "" };
+        let mut rest = format!("{indent}{}{result}", self.op);
         while rest.len() > WIDTH {
             let room = &rest[..WIDTH - " \\".len()];
-            let Some(cut) = room.rfind(['|', ' ']).filter(|&cut| cut > 4) else { break };
+            let cut = room.rfind(['|', ' ']).filter(|&cut| cut > INDENT.len());
+            let Some(cut) = cut else { break };
             writeln!(f, "{} \\", rest[..=cut].trim_end())?;
-            rest = format!("    {}", rest[cut + 1..].trim_start());
+            rest = format!("{INDENT}{}", rest[cut + 1..].trim_start());
         }
         let comment = self.comment.as_deref().map(one_line).filter(|c| !c.is_empty());
         let comment = comment.map(|c| format!("    # {c}")).unwrap_or_default();
@@ -388,6 +405,9 @@ impl Parser {
         }
         let mut words = Words { tokens: &tokens, end };
         let (op, result) = words.op()?;
+        if op.at.is_some() && self.lines.is_empty() {
+            return Err(ParseError::new(first.at, "`at` without an op above it to run in"));
+        }
         let comment = comment.filter(|c| !c.is_empty());
         self.lines.push(Line { op, result, comment, after: Vec::new() });
         Ok(())
@@ -450,6 +470,7 @@ impl<'t> Words<'t> {
 
     /// A line: an op and what it returned.
     fn op(&mut self) -> Parsed<(Op, Option<CallResult>)> {
+        let at = if self.take("at") { Some(self.window()?) } else { None };
         let start = self.at();
         let to = match self.tokens.get(1) {
             Some(t) if t.word == "=" => {
@@ -475,14 +496,14 @@ impl<'t> Words<'t> {
         }
         let what = self.arguments(template.what, to.unwrap_or(Handle(0)))?;
         let fail = if self.take("fail") { Some(self.fail()?) } else { None };
-        let op = Op { what, fail };
+        let op = Op { what, fail, at };
         let result = if self.take("->") { Some(self.result()?) } else { None };
         if let Some(t) = self.tokens.first() {
             return Err(ParseError::new(t.at, format!("unexpected `{}`", t.word)));
         }
         // What the call does not have must not be asked for.
         match Op::decode(op.encode()) {
-            Some(same) if same == op => Ok((op, result)),
+            Some(same) if (Op { at, ..same }) == op => Ok((op, result)),
             other => Err(ParseError::new(name.at, no_such_option(op, other))),
         }
     }
@@ -625,6 +646,15 @@ impl<'t> Words<'t> {
                 return Ok(flags);
             }
         }
+    }
+
+    fn window(&mut self) -> Parsed<Window> {
+        let kind = self.named("kind of step", StepKind::ALL, StepKind::slug)?;
+        let expected = format!("which step of that kind, 1 to {}", u16::MAX);
+        let t = self.next(&expected)?;
+        let nth = plain_number(t.word).and_then(|n| u16::try_from(n).ok()).filter(|&n| n > 0);
+        let unknown = format!("unknown number `{}`; expected {expected}", t.word);
+        Ok(Window { kind, nth: nth.ok_or_else(|| ParseError::new(t.at, unknown))? })
     }
 
     fn fail(&mut self) -> Parsed<Fail> {

@@ -11,7 +11,9 @@ use core::fmt;
 
 use super::mm::MmId;
 use super::page::Page;
+use super::wait::Wait;
 use super::world::World;
+use crate::atomic::RawLock;
 use crate::history::{Base, Defect, Kernel};
 use crate::splat::{Splat, SplatKind};
 use crate::step::{Step, StepKind};
@@ -109,6 +111,37 @@ bitflags::bitflags! {
     }
 }
 
+bitflags::bitflags! {
+    /// Who is told of each step.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Observers: u8 {
+        const RECORD = 1 << 0;
+        const WATCH = 1 << 1;
+    }
+}
+
+/// Is told of each step of a CPU before it is taken, and may let another CPU
+/// run then.
+pub trait Watch {
+    /// `cpu` is about to take `step`.
+    fn before(&self, cpu: &Cpu, step: &Step);
+}
+
+impl fmt::Debug for dyn Watch + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+/// How a lock is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Hold {
+    /// With other readers.
+    Read,
+    /// Alone.
+    Write,
+}
+
 /// A CPU with its current task.
 #[derive(Debug)]
 pub struct Cpu<'w> {
@@ -129,7 +162,11 @@ pub struct Cpu<'w> {
     events: Cell<Event>,
     touched: Cell<u128>,
     steps: Cell<u32>,
-    recording: Cell<bool>,
+    observers: Cell<Observers>,
+    watch: Option<&'w dyn Watch>,
+    /// No other CPU runs while this one does, so that it never waits.
+    alone: bool,
+    wait: Cell<Option<Wait>>,
     record: RefCell<Vec<Step>>,
     splats: RefCell<Vec<Splat>>,
 }
@@ -150,10 +187,37 @@ impl<'w> Cpu<'w> {
             events: Cell::new(Event::empty()),
             touched: Cell::new(0),
             steps: Cell::new(0),
-            recording: Cell::new(false),
+            observers: Cell::new(Observers::empty()),
+            watch: None,
+            alone: false,
+            wait: Cell::new(None),
             record: RefCell::new(Vec::new()),
             splats: RefCell::new(Vec::new()),
         }
+    }
+
+    /// A CPU beside which no other runs: what it would have to wait for never
+    /// comes. It notes the [`Wait`] and goes on as if it had come.
+    pub fn alone(world: &'w World, kernel: Kernel, id: u8) -> Self {
+        Cpu { alone: true, ..Cpu::new(world, kernel, id) }
+    }
+
+    /// Another CPU of `outer`'s machine, in `world`: an op runs on it from
+    /// beginning to end while `outer` is about to take a step.
+    pub fn beside(outer: &Cpu, world: &'w World) -> Self {
+        let id = (outer.id.get() + 1) % world.limits.cpus.max(1);
+        Cpu::alone(world, outer.kernel, id)
+    }
+
+    /// Its steps are watched, while [`Cpu::watch_steps`] says so.
+    #[must_use]
+    pub fn watched_by(self, watch: &'w dyn Watch) -> Self {
+        Cpu { watch: Some(watch), ..self }
+    }
+
+    /// Whether the watch is told of the steps from now on.
+    pub fn watch_steps(&self, on: bool) {
+        self.observe(Observers::WATCH, on);
     }
 
     /// Whether the kernel it runs has the defect.
@@ -176,6 +240,7 @@ impl<'w> Cpu<'w> {
         self.events.set(Event::empty());
         self.touched.set(0);
         self.steps.set(0);
+        self.wait.set(None);
         self.record.borrow_mut().clear();
         self.splats.borrow_mut().clear();
     }
@@ -188,7 +253,18 @@ impl<'w> Cpu<'w> {
 
     /// Keep the steps of the ops that follow, or stop keeping them.
     pub fn record_steps(&self, on: bool) {
-        self.recording.set(on);
+        self.observe(Observers::RECORD, on);
+    }
+
+    /// Whether steps are kept.
+    pub fn records_steps(&self) -> bool {
+        self.observers.get().contains(Observers::RECORD)
+    }
+
+    fn observe(&self, who: Observers, on: bool) {
+        let mut observers = self.observers.get();
+        observers.set(who, on);
+        self.observers.set(observers);
     }
 
     /// The steps recorded since [`Cpu::begin_op`].
@@ -230,15 +306,61 @@ impl<'w> Cpu<'w> {
     /// One access to shared state is about to happen.
     #[inline]
     pub(crate) fn step(&self, kind: StepKind, object: u32, arg: i64) {
+        if !self.observers.get().is_empty() {
+            self.show(Step { kind, object, arg });
+        }
         self.steps.set(self.steps.get() + 1);
-        if self.recording.get() {
-            self.record.borrow_mut().push(Step { kind, object, arg });
+    }
+
+    #[cold]
+    fn show(&self, step: Step) {
+        let observers = self.observers.get();
+        if let Some(watch) = self.watch.filter(|_| observers.contains(Observers::WATCH)) {
+            watch.before(self, &step);
+        }
+        if observers.contains(Observers::RECORD) {
+            self.record.borrow_mut().push(step);
+        }
+    }
+
+    /// What the op would have had to wait for, first of all.
+    pub fn waits_for(&self) -> Option<Wait> {
+        self.wait.get()
+    }
+
+    /// Something must be waited for. Where that never comes it is noted, and
+    /// the answer is true: go on without.
+    pub(crate) fn goes_on_without(&self, what: Wait) -> bool {
+        if self.alone && self.wait.get().is_none() {
+            self.wait.set(Some(what));
+        }
+        self.alone
+    }
+
+    /// Takes a lock.
+    pub(crate) fn take(&self, lock: &RawLock, how: Hold, what: Wait) {
+        let taken = self.alone
+            && match how {
+                Hold::Read => lock.try_read(),
+                Hold::Write => lock.try_write(),
+            };
+        if !taken && !self.goes_on_without(what) {
+            match how {
+                Hold::Read => lock.read(),
+                Hold::Write => lock.write(),
+            }
         }
     }
 
     #[inline]
     pub(crate) fn touch(&self, page: Page) {
         self.touched.set(self.touched.get() | page.bit());
+    }
+
+    /// Counts what another CPU touched in the middle of this one's op as
+    /// touched by the op.
+    pub fn touch_also(&self, frames: u128) {
+        self.touched.set(self.touched.get() | frames);
     }
 
     pub(crate) fn event(&self, e: Event) {

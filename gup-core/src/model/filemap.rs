@@ -24,6 +24,7 @@ use super::page::{
     put_page, set_flag, set_page_dirty, unlock_page,
 };
 use super::rmap::{folio_mkclean, page_mapped, unmap_mapping_folio, vmas_of};
+use super::wait::Wait;
 use super::world::World;
 use super::zone::alloc_pages;
 use crate::atomic::Atomic32;
@@ -177,6 +178,10 @@ pub(crate) fn filemap_get_entry(cpu: &Cpu, file: File, index: u64) -> Option<Pag
         cpu.step(StepKind::CacheRead, file as u32, index as i64);
         let page = cpu.world.head_of(cpu.world.cached(file, index)?);
         if !page_ref_add_unless_zero(cpu, page, 1) {
+            // Frozen: it comes back, or leaves the cache.
+            if cpu.goes_on_without(Wait::Frozen(page)) {
+                return None;
+            }
             continue;
         }
         cpu.step(StepKind::CacheRead, file as u32, index as i64);

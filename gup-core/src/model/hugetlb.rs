@@ -17,7 +17,7 @@ use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::{__filemap_add_folio, File, filemap_get_entry, i_size_read, i_size_write};
 use super::fork::page_needs_cow_for_dma;
 use super::limits::PAGE_SIZE;
-use super::memory::copy_highpage;
+use super::memory::{copy_highpage, migration_entry_wait};
 use super::mm::{Vma, anon_vma_prepare, write_protect_seq_begin, write_protect_seq_end};
 use super::page::{
     Mapping, Page, clear_flag, get_page, lock_page, page_anon, page_dirty, page_file,
@@ -29,6 +29,7 @@ use super::pgtable::{
     spin_lock, spin_unlock,
 };
 use super::rmap::{folio_try_share_anon_rmap, page_dup_rmap, page_remove_rmap};
+use super::wait::Wait;
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, Gfp, Pg, VmFault, VmFlags};
@@ -178,7 +179,8 @@ pub fn hugetlb_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFau
         return hugetlb_no_page(cpu, &vmf);
     }
     if !orig.present() {
-        // C: migration_entry_wait_huge(); whoever asked comes again
+        // C: migration_entry_wait_huge()
+        migration_entry_wait(cpu, orig.pfn());
         return VmFault::empty();
     }
     let ptl = huge_pte_lock(cpu, ptep);
@@ -197,6 +199,7 @@ fn hugetlb_fault_locked(cpu: &Cpu, vmf: &HugeFault<'_>, ptl: Ptl) -> VmFault {
         let anon = page_anon(cpu, page);
         if anon && !trylock_page(cpu, page) {
             // C: folio_wait_locked(), and the fault comes again
+            cpu.goes_on_without(Wait::PageLock(page));
             return VmFault::empty();
         }
         get_page(cpu, page);

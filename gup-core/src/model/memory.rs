@@ -39,6 +39,7 @@ use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
 use super::swap::{
     free_page_and_swap_cache, free_swap_and_cache, free_swap_cache, in_swap_cache, try_to_free_swap,
 };
+use super::wait::Wait;
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, VmFault, VmFlags};
@@ -136,7 +137,7 @@ fn __handle_mm_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFau
             return VmFault::empty();
         }
     } else if pmd.is_migration() {
-        // C: pmd_migration_entry_wait()
+        migration_entry_wait(cpu, pmd.pfn());
         return VmFault::empty();
     } else if pmd.none() && !vma.is_anonymous() && vma.file().is_none() {
         // C: do_fault() without a handler
@@ -162,8 +163,8 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
         };
     }
     if entry.is_migration() {
-        // C: migration_entry_wait(); whoever asked comes again
         pte_unmap_unlock(cpu, ptep, ptl);
+        migration_entry_wait(cpu, entry.pfn());
         return VmFault::empty();
     }
     if entry.swap_slot().is_some() {
@@ -182,6 +183,13 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
     }
     pte_unmap_unlock(cpu, ptep, ptl);
     VmFault::empty()
+}
+
+/// Waits until the page has moved, without a lock, and the access comes again;
+/// here by coming again at once. C: migration_entry_wait(), mm/migrate.c
+#[doc(alias = "pmd_migration_entry_wait")]
+pub(crate) fn migration_entry_wait(cpu: &Cpu, page: Page) {
+    cpu.goes_on_without(Wait::Migration(page));
 }
 
 /// C: do_anonymous_page(), mm/memory.c
@@ -431,8 +439,8 @@ fn zap_pte_range(cpu: &Cpu, pmdp: PmdPtr, start: u64, end: u64) {
     }
 }
 
-/// The page that a load or store of user space at `addr` reaches, faulting it
-/// in as needed. C: exc_page_fault(), arch/x86/mm/fault.c
+/// The page that a load or store of user space at `addr` reaches now, faulting
+/// it in as needed. C: exc_page_fault(), arch/x86/mm/fault.c
 ///
 /// # Errors
 /// `EFAULT` where the process would get SIGSEGV or SIGBUS, `ENOMEM` where
@@ -446,11 +454,16 @@ pub fn user_access(cpu: &Cpu, mm: MmId, addr: u64, write: bool) -> Result<Page, 
     // A fault may leave work for a second one; no access takes more than a few.
     for _ in 0..8 {
         // The hardware's walk takes no steps.
-        if let Some(leaf) = leaf_at(cpu, mm, addr)
-            && leaf.accessible
-            && (leaf.write || !write)
-        {
-            return Ok(leaf.page);
+        let walk =
+            || leaf_at(cpu, mm, addr).filter(|leaf| leaf.accessible && (leaf.write || !write));
+        if let Some(leaf) = walk() {
+            cpu.step(StepKind::Data, leaf.page.0.into(), write.into());
+            // The access is part of the walk: who changes the entry waits
+            // until no TLB has it any more.
+            if walk() == Some(leaf) {
+                return Ok(leaf.page);
+            }
+            continue;
         }
         mmap_read_lock(cpu, mm);
         let vma = mm::vma_lookup(cpu, mm, addr);
@@ -488,9 +501,21 @@ fn access_error(vma: &Vma, write: bool) -> bool {
 /// # Errors
 /// As [`user_access`].
 pub fn user_store(cpu: &Cpu, mm: MmId, addr: u64, token: u64) -> Result<Page, Errno> {
+    user_store_with(cpu, mm, addr, || token)
+}
+
+/// [`user_store`] of what `token` gives at the moment of the store.
+///
+/// # Errors
+/// As [`user_access`].
+pub fn user_store_with(
+    cpu: &Cpu,
+    mm: MmId,
+    addr: u64,
+    token: impl FnOnce() -> u64,
+) -> Result<Page, Errno> {
     let page = user_access(cpu, mm, addr, true)?;
-    cpu.step(StepKind::Data, page.0.into(), 1);
-    cpu.world.frame(page).data.set(token);
+    cpu.world.frame(page).data.set(token());
     Ok(page)
 }
 
@@ -500,14 +525,20 @@ pub fn user_store(cpu: &Cpu, mm: MmId, addr: u64, token: u64) -> Result<Page, Er
 /// As [`user_access`].
 pub fn user_load(cpu: &Cpu, mm: MmId, addr: u64) -> Result<(Page, u64), Errno> {
     let page = user_access(cpu, mm, addr, false)?;
-    cpu.step(StepKind::Data, page.0.into(), 0);
     Ok((page, cpu.world.frame(page).data.read()))
 }
 
 /// A device writes to a page it was given.
 pub fn dma_write(cpu: &Cpu, page: Page, token: u64) {
+    dma_write_with(cpu, page, || token);
+}
+
+/// [`dma_write`] of what `token` gives at the moment of the store; returns it.
+pub fn dma_write_with(cpu: &Cpu, page: Page, token: impl FnOnce() -> u64) -> u64 {
     cpu.step(StepKind::Data, page.0.into(), 1);
+    let token = token();
     cpu.world.frame(page).data.set(token);
+    token
 }
 
 /// A device reads a page it was given.

@@ -6,9 +6,10 @@
 //! slots, found by a linear search; an anon_vma is the fact that one exists,
 //! and is kept for mappings of files only.
 
-use super::cpu::Cpu;
+use super::cpu::{Cpu, Hold};
 use super::filemap::{self, File};
 use super::limits::{MAX_VMAS, PAGE_SIZE};
+use super::wait::Wait;
 use crate::atomic::{Atomic32, RawLock, Seqcount};
 use crate::errno::Errno;
 use crate::flags::VmFlags;
@@ -138,9 +139,10 @@ impl Mm {
     }
 
     pub(crate) fn copy_from(&self, other: &Mm) {
-        self.reset();
         self.pgd.set(other.pgd.read());
         self.flags.set(other.flags.read());
+        self.write_protect_seq.copy_from(&other.write_protect_seq);
+        self.mmap_lock.copy_from(&other.mmap_lock);
         for (to, from) in self.vmas.iter().zip(&other.vmas) {
             to.start.set(from.start.read());
             to.end.set(from.end.read());
@@ -292,7 +294,7 @@ pub fn mmap_read_lock(cpu: &Cpu, mm: MmId) {
     let bit = 1 << mm.0;
     let twice = cpu.mmap_held.get() & bit != 0;
     cpu.bug_on(twice, "mmap_read_lock", "possible recursive locking detected");
-    cpu.world.mm(mm).mmap_lock.read();
+    cpu.take(&cpu.world.mm(mm).mmap_lock, Hold::Read, Wait::MmapLock(mm));
     cpu.mmap_held.set(cpu.mmap_held.get() | bit);
 }
 
@@ -321,7 +323,7 @@ pub fn mmap_read_unlock(cpu: &Cpu, mm: MmId) {
 /// C: mmap_write_lock(), linux/mmap_lock.h
 pub fn mmap_write_lock(cpu: &Cpu, mm: MmId) {
     cpu.step(StepKind::MmapLock, mm.0.into(), 2);
-    cpu.world.mm(mm).mmap_lock.write();
+    cpu.take(&cpu.world.mm(mm).mmap_lock, Hold::Write, Wait::MmapLock(mm));
 }
 
 /// C: mmap_write_unlock(), linux/mmap_lock.h

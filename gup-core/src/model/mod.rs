@@ -31,6 +31,7 @@ pub mod reclaim;
 pub mod rmap;
 pub mod swap;
 pub mod vmstat;
+pub mod wait;
 pub mod world;
 pub mod zone;
 
@@ -38,4 +39,5 @@ pub use cpu::Cpu;
 pub use folio::Folio;
 pub use limits::Limits;
 pub use page::Page;
+pub use wait::Wait;
 pub use world::World;

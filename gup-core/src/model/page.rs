@@ -11,6 +11,7 @@
 
 use super::cpu::{Cpu, Event, FailSite, STEP_BUDGET};
 use super::filemap::File;
+use super::wait::Wait;
 use super::zone;
 use crate::atomic::{Atomic32, Word64};
 use crate::errno::Errno;
@@ -469,12 +470,9 @@ pub fn set_page_dirty(cpu: &Cpu, page: Page) {
 
 /// C: set_page_dirty_lock(), mm/page-writeback.c
 pub fn set_page_dirty_lock(cpu: &Cpu, page: Page) {
-    // Nothing sleeps with a page locked here, so lock_page() never waits.
-    let locked = trylock_page(cpu, page);
+    lock_page(cpu, page);
     set_page_dirty(cpu, page);
-    if locked {
-        unlock_page(cpu, page);
-    }
+    unlock_page(cpu, page);
 }
 
 /// C: SetPageReferenced(), linux/page-flags.h
@@ -508,21 +506,22 @@ fn trylock_folio(cpu: &Cpu, head: Page) -> bool {
 /// ends the wait. C: lock_page(), linux/pagemap.h
 pub fn lock_page(cpu: &Cpu, page: Page) {
     while !trylock_page(cpu, page) {
-        if keeps_locked(cpu) {
+        if keeps_locked(cpu, cpu.world.head_of(page)) {
             return;
         }
         yield_now();
     }
 }
 
-fn keeps_locked(cpu: &Cpu) -> bool {
-    cpu.bug_on(cpu.steps_taken() > STEP_BUDGET, "lock_page", "the page stays locked")
+fn keeps_locked(cpu: &Cpu, head: Page) -> bool {
+    cpu.goes_on_without(Wait::PageLock(head))
+        || cpu.bug_on(cpu.steps_taken() > STEP_BUDGET, "lock_page", "the page stays locked")
 }
 
 /// [`lock_page`] of a head. C: folio_lock(), linux/pagemap.h
 pub(crate) fn lock_folio(cpu: &Cpu, head: Page) {
     while !trylock_folio(cpu, head) {
-        if keeps_locked(cpu) {
+        if keeps_locked(cpu, head) {
             return;
         }
         yield_now();

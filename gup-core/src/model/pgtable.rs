@@ -10,7 +10,7 @@
 //! for mm->page_table_lock. Stubbed: TLBs, hugepd.
 
 use super::compare::words;
-use super::cpu::{Cpu, Event, FailSite};
+use super::cpu::{Cpu, Event, FailSite, Hold};
 use super::limits::{
     PAGE_SHIFT, PAGE_SIZE, PGDIR_SIZE, PMD_SIZE, PTRS_PER_PGD, PTRS_PER_PMD, PTRS_PER_PTE,
     PTRS_PER_PUD, PUD_SIZE,
@@ -18,6 +18,7 @@ use super::limits::{
 use super::mm::MmId;
 use super::page::Page;
 use super::swap::SwapSlot;
+use super::wait::Wait;
 use super::world::World;
 use crate::atomic::{RawLock, Word64};
 use crate::flags::VmFlags;
@@ -81,7 +82,7 @@ impl Tables {
             for (to, from) in to.entries.iter().zip(&from.entries) {
                 to.set(from.read());
             }
-            to.lock.reset();
+            to.lock.copy_from(&from.lock);
         }
         *self.used.lock() = *other.used.lock();
     }
@@ -543,7 +544,8 @@ pub fn spin_lock(cpu: &Cpu, ptl: Ptl) {
     if cpu.bug_on(cpu.held.get() & bit != 0, "spin_lock", "possible recursive locking detected") {
         return;
     }
-    cpu.world.tables.slots[usize::from(ptl.0)].lock.write();
+    let lock = &cpu.world.tables.slots[usize::from(ptl.0)].lock;
+    cpu.take(lock, Hold::Write, Wait::PageTableLock(ptl.0));
     cpu.held.set(cpu.held.get() | bit);
 }
 
@@ -671,7 +673,7 @@ pub(crate) fn tlb_remove_table_sync(cpu: &Cpu) {
     if cpu.bug_on(cpu.irqs_off.get() != 0, at, "waiting for an IPI with interrupts off") {
         return;
     }
-    while cpu.world.irqs_off.add_return(0) != 0 {
+    while cpu.world.irqs_off.add_return(0) != 0 && !cpu.goes_on_without(Wait::InterruptsOff) {
         yield_now();
     }
 }

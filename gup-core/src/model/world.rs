@@ -87,8 +87,8 @@ impl World {
         self.irqs_off.set(0);
     }
 
-    /// Makes this world a copy of `other`, which must be at rest and have
-    /// the same limits.
+    /// Makes this world a copy of `other`, which must have the same limits.
+    /// No CPU may be at work in either; what is locked stays locked.
     pub fn copy_from(&self, other: &World) {
         assert_eq!(self.limits, other.limits, "worlds of different sizes");
         for (to, from) in self.frames.iter().zip(&other.frames) {

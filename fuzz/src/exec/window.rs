@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Windows: ops that another CPU does in the middle of an op.
+//!
+//! The op above is stopped before a step, the op of the window runs from its
+//! beginning to its end on a second CPU, and the op above goes on. First it
+//! runs on a copy of the world: if it would have to wait there for something
+//! that the op above holds, it does not run at all, and the trace says for
+//! what. So nothing ever waits.
+//!
+//! What runs inside a window is judged at its end by the oracles that look
+//! at one call (result-array, placement, permission, reliability and isolation
+//! of what was read) and by splat, progress and locking of its own CPU;
+//! accounting, lifetime and the ties of pins are judged when the op around it
+//! has ended, for all pages that both have touched. What both may legitimately
+//! do to each other is exempt, and nothing else:
+//!
+//! | oracle | exempt | because |
+//! |---|---|---|
+//! | errno | a call around or inside a window that ran | its specification is of a world in which nobody else is at work: another's reference makes a migration fail, a fault is repeated |
+//! | agreement | a call around a window that ran | the slow call would need the window at the same place |
+//! | result-array | a page that the address mapped before or after one of the windows | GUP gives back what was mapped at some time during the call |
+//! | permission | addresses whose VMA a window changed | GUP-fast never looks at VMAs; munmap() and mprotect() need not wait for it |
+//! | placement, isolated pageblocks | if a window isolated one | set_migratetype_isolate() looks before it sets, and so does GUP |
+//! | reliability of a pin | addresses given up inside (munmap, madvise; on v5.15 mprotect) before the call returned | the pin may be older than that |
+//! | contents | ranges that the op around gives up or cuts off, until it ends; and of a child, what was stored during fork() | old and new contents may both be seen |
+//!
+//! The op of a window is skipped if it names a handle that the op around it
+//! names (its pages are in use there), or a process that the op around it
+//! starts, ends or runs in and that it would end.
+
+use std::cell::{Cell, OnceCell, RefCell};
+
+use gup_core::model::cpu::Watch;
+use gup_core::model::limits::MAX_CALL_PAGES;
+use gup_core::model::mm::{MmId, Vma, mm_alive, vma_lookup};
+use gup_core::model::pgtable::mapped_page;
+use gup_core::model::{Cpu, Page, World};
+use gup_core::splat::Splat;
+use gup_core::step::{Step, StepKind};
+
+use super::ops::{Run, mm_of};
+use super::trace::{self, TraceLine};
+use super::{Judged, Ledger, Outcome};
+use crate::oracles::Violation;
+use crate::scenario::{CallOp, CallResult, Handle, Op, What};
+use crate::subject::Subject;
+
+const ALONE: Outcome = Outcome::Skipped("no op above it to run in");
+const NOT_REACHED: Outcome = Outcome::Skipped("its window was not reached");
+const IN_USE: Outcome = Outcome::Skipped("the op around it uses the handle");
+const NEEDED: Outcome = Outcome::Skipped("the op around it needs the process");
+const NOBODY: Outcome = Outcome::Skipped("the op around it starts or ends the process");
+
+/// An op in a window, and what became of it.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) op: Op,
+    pub(super) outcome: Outcome,
+    pub(super) violation: Option<Violation>,
+    pub(super) steps: Vec<Step>,
+    pub(super) splats: Vec<Splat>,
+    /// If a record is kept.
+    pub(super) line: Option<TraceLine>,
+    done: bool,
+}
+
+impl Inner {
+    fn new(op: Op) -> Self {
+        let (outcome, violation, line) = (NOT_REACHED, None, None);
+        Inner { op, outcome, violation, steps: vec![], splats: vec![], line, done: false }
+    }
+}
+
+/// What the addresses of a call mapped before and after the windows.
+#[derive(Debug)]
+struct Seen {
+    call: Option<CallOp>,
+    pages: [u128; MAX_CALL_PAGES],
+    vmas: [Option<Vma>; MAX_CALL_PAGES],
+    /// The VMA is another, or gone.
+    changed: u16,
+}
+
+impl Seen {
+    const NOTHING: Seen =
+        Seen { call: None, pages: [0; MAX_CALL_PAGES], vmas: [None; MAX_CALL_PAGES], changed: 0 };
+
+    fn of(cpu: &Cpu, op: &Op) -> Self {
+        let What::Call(call) = op.what else { return Seen::NOTHING };
+        let mut seen = Seen { call: Some(call), ..Seen::NOTHING };
+        for (vma, addr) in seen.vmas.iter_mut().zip(call.range.addrs()) {
+            *vma = vma_lookup(cpu, call.range.mm, addr);
+        }
+        seen
+    }
+
+    fn look(&mut self, cpu: &Cpu) {
+        let Some(call) = self.call else { return };
+        for (i, addr) in call.range.addrs().enumerate().take(MAX_CALL_PAGES) {
+            self.pages[i] |= mapped_page(cpu, call.range.mm, addr).map_or(0, Page::bit);
+            let same = vma_lookup(cpu, call.range.mm, addr) == self.vmas[i];
+            self.changed |= u16::from(!same) << i;
+        }
+    }
+}
+
+/// The windows of the op that runs.
+pub(super) struct Windows<'a, S: Subject> {
+    subject: &'a S,
+    ledger: &'a RefCell<Ledger>,
+    /// The copy of the world, made when first needed.
+    copy: &'a OnceCell<Box<World>>,
+    op: Cell<Op>,
+    /// The process that the op starts.
+    starts: Cell<Option<MmId>>,
+    inner: RefCell<Vec<Inner>>,
+    taken: RefCell<[u16; StepKind::ALL.len()]>,
+    seen: RefCell<Seen>,
+    ran: Cell<bool>,
+}
+
+impl<'a, S: Subject> Windows<'a, S> {
+    pub(super) fn new(
+        subject: &'a S,
+        ledger: &'a RefCell<Ledger>,
+        copy: &'a OnceCell<Box<World>>,
+    ) -> Self {
+        Windows {
+            subject,
+            ledger,
+            copy,
+            op: Cell::new(Op::from(What::LruAddDrain)),
+            starts: Cell::new(None),
+            inner: RefCell::new(Vec::new()),
+            taken: RefCell::new([0; StepKind::ALL.len()]),
+            seen: RefCell::new(Seen::NOTHING),
+            ran: Cell::new(false),
+        }
+    }
+
+    /// Runs an op with its windows on a CPU that this watches. Also answers
+    /// what a call returned before an oracle objected.
+    pub(super) fn run(
+        &self,
+        cpu: &Cpu,
+        op: &Op,
+        inner: &[Op],
+        shadow: Option<&World>,
+    ) -> (Judged, Option<CallResult>) {
+        self.inner.borrow_mut().clear();
+        if op.at.is_some() {
+            return (Ok(ALONE), None);
+        }
+        if !inner.is_empty() {
+            self.open(cpu, op, inner);
+        }
+        let (ledger, subject) = (self.ledger, self.subject);
+        let windows = (!inner.is_empty()).then_some(self as &dyn Around);
+        let mut run = Run { cpu, ledger, subject, shadow, returned: None, windows, inside: false };
+        let judged = run.op(op);
+        let returned = run.returned;
+        if !inner.is_empty() {
+            self.ledger.borrow_mut().settle();
+        }
+        (judged, returned)
+    }
+
+    fn open(&self, cpu: &Cpu, op: &Op, inner: &[Op]) {
+        self.op.set(*op);
+        self.ran.set(false);
+        self.starts.set(match op.what {
+            What::Mmap(r, ..) | What::MmapFile(r, ..) if !mm_alive(cpu, r.mm) => Some(r.mm),
+            What::Fork(_, child) => Some(child),
+            _ => None,
+        });
+        self.inner.borrow_mut().extend(inner.iter().copied().map(Inner::new));
+        *self.taken.borrow_mut() = [0; StepKind::ALL.len()];
+        *self.seen.borrow_mut() = Seen::of(cpu, op);
+    }
+
+    /// The ops that ran, or did not, in the order of the lines.
+    pub(super) fn inner(&self) -> std::cell::RefMut<'_, Vec<Inner>> {
+        self.inner.borrow_mut()
+    }
+
+    /// Why the op cannot run inside the one around it.
+    fn conflict(&self, inner: &Op) -> Option<Outcome> {
+        let outer = self.op.get();
+        let uses = |op: &Op, h| handles(op).contains(&Some(h));
+        if handles(inner).into_iter().flatten().any(|h| uses(&outer, h)) {
+            return Some(IN_USE);
+        }
+        let ends = if let What::Exit(mm) = outer.what { Some(mm) } else { None };
+        let gone = |mm| Some(mm) == ends || Some(mm) == self.starts.get();
+        let child = if let What::Fork(_, child) = inner.what { Some(child) } else { None };
+        if mm_of(&inner.what).is_some_and(gone) || child.is_some_and(gone) {
+            return Some(NOBODY);
+        }
+        match inner.what {
+            What::Exit(mm) if mm_of(&outer.what) == Some(mm) => Some(NEEDED),
+            _ => None,
+        }
+    }
+
+    /// Runs the op of a window, if it need not wait.
+    fn let_in(&self, outer: &Cpu, inner: &mut Inner) {
+        if let Some(conflict) = self.conflict(&inner.op) {
+            inner.outcome = conflict;
+            return;
+        }
+        let copy = self.copy.get_or_init(|| Box::new(World::new(*outer.world.limits())));
+        copy.copy_from(outer.world);
+        let ledger = RefCell::new(self.ledger.borrow().clone());
+        let cpu = Cpu::beside(outer, copy);
+        let (dry, _) = self.run_inside(&cpu, &ledger, &inner.op);
+        if let Some(wait) = cpu.waits_for() {
+            inner.outcome = Outcome::Blocked(wait);
+            return;
+        }
+        if let Ok(Outcome::Skipped(_)) = dry {
+            inner.outcome = dry.unwrap_or(NOT_REACHED);
+            return;
+        }
+        self.seen.borrow_mut().look(outer);
+        self.ledger.borrow_mut().inside(true);
+        let cpu = Cpu::beside(outer, outer.world);
+        cpu.record_steps(outer.records_steps());
+        let before = outer.records_steps().then(|| trace::rows(&cpu, &self.ledger.borrow()));
+        let (judged, returned) = self.run_inside(&cpu, self.ledger, &inner.op);
+        self.ledger.borrow_mut().inside(false);
+        self.seen.borrow_mut().look(outer);
+        self.ran.set(true);
+        outer.touch_also(cpu.touched());
+        let called = returned.map_or(Outcome::Done, Outcome::Returned);
+        inner.outcome = *judged.as_ref().unwrap_or(&called);
+        inner.violation = judged.err();
+        inner.steps = cpu.recorded_steps().to_vec();
+        inner.splats = cpu.splats();
+        let ledger = self.ledger.borrow();
+        inner.line = before.map(|b| trace::line(&cpu, &ledger, inner.op, inner.outcome, b));
+    }
+
+    fn run_inside(
+        &self,
+        cpu: &Cpu,
+        ledger: &RefCell<Ledger>,
+        op: &Op,
+    ) -> (Judged, Option<CallResult>) {
+        let (subject, windows) = (self.subject, None);
+        let mut run =
+            Run { cpu, ledger, subject, shadow: None, returned: None, windows, inside: true };
+        let judged = run.op(op);
+        (judged, run.returned)
+    }
+}
+
+impl<S: Subject> Watch for Windows<'_, S> {
+    fn before(&self, cpu: &Cpu, step: &Step) {
+        let nth = {
+            let mut taken = self.taken.borrow_mut();
+            let n = &mut taken[step.kind as usize];
+            *n = n.saturating_add(1);
+            *n
+        };
+        let here = |inner: &Inner| {
+            !inner.done && inner.op.at.is_some_and(|w| w.kind == step.kind && w.nth == nth)
+        };
+        let mut all = self.inner.borrow_mut();
+        for inner in all.iter_mut().filter(|inner| here(inner)) {
+            inner.done = true;
+            self.let_in(cpu, inner);
+        }
+    }
+}
+
+/// What an op asks of its windows.
+pub(super) trait Around {
+    /// Whether any of them ran.
+    fn ran(&self) -> bool;
+    /// Whether an op that `which` says ran in one of them.
+    fn any(&self, which: fn(&What) -> bool) -> bool;
+    /// Whether page `i` of the call was seen to be mapped there meanwhile.
+    fn was_mapped(&self, i: usize, page: Page) -> bool;
+    /// Whether the VMA of page `i` of the call was changed meanwhile.
+    fn vma_changed(&self, i: usize) -> bool;
+}
+
+impl<S: Subject> Around for Windows<'_, S> {
+    fn ran(&self) -> bool {
+        self.ran.get()
+    }
+    fn any(&self, which: fn(&What) -> bool) -> bool {
+        self.inner.borrow().iter().any(|inner| {
+            let ran = !matches!(inner.outcome, Outcome::Skipped(_) | Outcome::Blocked(_));
+            ran && which(&inner.op.what)
+        })
+    }
+    fn was_mapped(&self, i: usize, page: Page) -> bool {
+        self.seen.borrow().pages[i] & page.bit() != 0
+    }
+    fn vma_changed(&self, i: usize) -> bool {
+        self.seen.borrow().changed >> i & 1 != 0
+    }
+}
+
+/// The handles that an op names.
+fn handles(op: &Op) -> [Option<Handle>; 2] {
+    match op.what {
+        What::Call(c) => [Some(c.handle), None],
+        What::Unpin(_, h) | What::PutPage(h) | What::DmaWrite(h) | What::DmaRead(h) => {
+            [Some(h), None]
+        }
+        What::Tee(from, to) | What::FolioAddPin(from, to) => [Some(from), Some(to)],
+        _ => [None, None],
+    }
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Ops that another CPU does in the middle of an op.
+
+use gup_core::history::Kernel;
+use gup_fuzz::exec::{Executor, Outcome, Trace};
+use gup_fuzz::repro::report::op_line;
+use gup_fuzz::repro::{Reproducer, text};
+use gup_fuzz::scenario::{Op, Scenario};
+
+fn parse(ops: &str) -> Reproducer {
+    let text = format!("{}\nkernel: v5.15 fixed\n\n{ops}", text::HEADER);
+    text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+fn ops(text: &str) -> Vec<Op> {
+    parse(text).ops()
+}
+
+/// What became of the ops of a scenario that holds.
+fn lines(kernel: &str, scenario: &str) -> Vec<String> {
+    let kernel: Kernel = kernel.parse().unwrap();
+    let trace = Executor::new(kernel).trace(&ops(scenario));
+    assert_eq!(trace.finding, None, "{:#?}", told(&trace));
+    told(&trace)
+}
+
+fn told(trace: &Trace) -> Vec<String> {
+    let one_line = |text: String| text.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
+    trace.lines.iter().enumerate().map(|(i, l)| one_line(op_line(i, l))).collect()
+}
+
+const KERNELS: [&str; 2] = ["v5.15 fixed", "v6.12 fixed"];
+const MAPPED: &str = "mmap m0 0x0 1 rw private anon\nwrite m0 0x0 1\n";
+
+#[test]
+fn an_op_runs_before_the_step_that_its_window_names() {
+    for kernel in KERNELS {
+        let zapped = format!(
+            "{MAPPED}h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE\n\
+             at pte-read 2 madvise m0 0x0 1 dontneed\n\
+             dma_write h0\nread m0 0x0 1\n"
+        );
+        let trace = Executor::new(kernel.parse().unwrap()).trace(&ops(&zapped));
+        assert_eq!(trace.finding, None);
+        // The entry is gone when GUP-fast looks again: the slow path faults.
+        assert_eq!(trace.lines[2].outcome, Outcome::Returned(Ok(1)));
+        assert_eq!(trace.lines[3].outcome, Outcome::Done);
+        let reads = |l: usize| trace.lines[l].steps.iter().filter(|s| s.kind.slug() == "pte-read");
+        assert!(reads(2).count() > 2, "{:?}", trace.lines[2].steps);
+        assert!(reads(3).count() > 0, "{:?}", trace.lines[3].steps);
+    }
+}
+
+#[test]
+fn what_would_wait_does_not_run_and_says_for_what() {
+    let waits = [
+        ("h0 = pin_user_pages m0 0x0 1 0", "lock 1 munmap m0 0x0 1", "mmap_lock of m0"),
+        ("h0 = pin_user_pages m0 0x0 1 0", "unlock 1 madvise m0 0x0 1 dontneed", "page table"),
+        ("h0 = pin_user_pages_fast m0 0x0 1 0", "pte-read 1 munmap m0 0x0 1", "interrupts are off"),
+        ("migrate m0 0x0", "data 1 read m0 0x0 1", "is under migration"),
+        ("fork m0 m1", "lock 1 munmap m0 0x0 1", "mmap_lock of m0"),
+    ];
+    for kernel in KERNELS {
+        for (outer, inner, what) in waits {
+            let said = lines(kernel, &format!("{MAPPED}lru_add_drain_all\n{outer}\nat {inner}\n"));
+            assert!(said[4].contains("(blocked: "), "{kernel}, {outer}: {said:#?}");
+            assert!(said[4].contains(what), "{kernel}, {outer}: {said:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_run_says_why() {
+    let mapped = format!("{MAPPED}h0 = pin_user_pages m0 0x0 1 0\n");
+    for (inner, why) in [
+        ("unpin_user_pages h0\nat vmstat 1 unpin_user_page h0", "uses the handle"),
+        ("read m0 0x0 1\nat data 9 lru_add_drain", "its window was not reached"),
+        ("read m0 0x0 1\nat data 1 exit m0", "needs the process"),
+        ("exit m0\nat lock 1 read m0 0x0 1", "starts or ends the process"),
+        ("fork m0 m1\nat lock 1 read m1 0x0 1", "starts or ends the process"),
+        ("read m0 0x0 1\nat data 1 exit m3", "no such process"),
+    ] {
+        let said = lines("v6.12 fixed", &format!("{mapped}{inner}\n"));
+        assert!(said[4].contains("(skipped: ") && said[4].contains(why), "{said:#?}");
+    }
+}
+
+#[test]
+fn several_windows_may_be_in_one_op_and_at_one_step() {
+    let said = lines(
+        "v6.12 fixed",
+        &format!(
+            "{MAPPED}read m0 0x0 1\n\
+             at data 1 h1 = pin_user_pages m0 0x0 1 FOLL_WRITE\n\
+             at data 1 unpin_user_pages h1\n\
+             at data 1 write m0 0x0 1\n"
+        ),
+    );
+    assert_eq!(said[3], "4     at data 1 h1 = pin_user_pages m0 0x0 1 FOLL_WRITE -> 1");
+    assert_eq!(said[4], "5     at data 1 unpin_user_pages h1");
+}
+
+#[test]
+fn windows_survive_text_and_bytes() {
+    let scenario = format!(
+        "{MAPPED}h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM   -> 1\n\
+         \x20   at entry-rmw 65535 h1 = get_user_pages m0 0x0 1 0 fail alloc 2\n\
+         \x20   at barrier 1 munmap m0 0x0 1    # never\n"
+    );
+    let r = parse(&scenario);
+    assert!(r.to_string().ends_with(&scenario), "{r}");
+    let s = Scenario { ops: r.ops() };
+    assert_eq!(Scenario::decode(&s.encode()), s);
+    let head = "# gup reproducer, format 1\nkernel: v5.15\n";
+    for (line, words) in [
+        ("at pte-read 1 lru_add_drain", "`at` without an op above it"),
+        ("cpu 0\nat pte-raed 1 lru_add_drain", "did you mean `pte-read`?"),
+        ("cpu 0\nat pte-read 0 lru_add_drain", "which step of that kind, 1 to 65535"),
+        ("cpu 0\nat pte-read 1", "the line ends; expected an op"),
+    ] {
+        let e = format!("{head}{line}").parse::<Reproducer>().unwrap_err();
+        assert!(e.message.contains(words), "{line}: {e}");
+    }
+}
+
+#[test]
+fn a_window_without_an_op_is_no_op() {
+    let op: Op = "read m0 0x0 1".parse().unwrap();
+    let with = |window: [u8; 8]| {
+        let bytes = [op.encode(), window, op.encode(), window].concat();
+        Scenario::decode(&bytes).ops
+    };
+    let known = with([56, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!((known.len(), known[1].to_string()), (2, "at pte-read 1 read m0 0x0 1".into()));
+    assert_eq!(with([56, 0, 0, 0, 255, 1, 0, 0]), [op], "there is no such step");
+    let orphan = [[56, 0, 0, 0, 1, 1, 0, 0], op.encode()].concat();
+    assert_eq!(Scenario::decode(&orphan).ops, []);
+    // Only a program can make one; it is skipped.
+    assert_eq!(Executor::new(Kernel::fixed(gup_core::history::Base::V6_12)).run(&known[1..]), None);
+}

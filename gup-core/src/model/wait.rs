@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a CPU may have to wait for.
+
+use core::fmt;
+
+use super::mm::MmId;
+use super::page::Page;
+
+/// Something that another CPU holds, or is in the middle of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// mm->mmap_lock
+    MmapLock(MmId),
+    /// The lock of a page table, by its number.
+    PageTableLock(u16),
+    /// PG_locked
+    PageLock(Page),
+    /// A migration entry: the page is on its way.
+    Migration(Page),
+    /// The page's reference count is frozen.
+    Frozen(Page),
+    /// Interrupts are off elsewhere, so that an IPI is not answered.
+    InterruptsOff,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::MmapLock(mm) => write!(f, "mmap_lock of m{}", mm.0),
+            Wait::PageTableLock(table) => write!(f, "the lock of page table {table}"),
+            Wait::PageLock(page) => write!(f, "the lock of page {}", page.0),
+            Wait::Migration(page) => write!(f, "page {} is under migration", page.0),
+            Wait::Frozen(page) => write!(f, "the count of page {} is frozen", page.0),
+            Wait::InterruptsOff => f.write_str("interrupts are off on the other CPU"),
+        }
+    }
+}
