@@ -480,6 +480,26 @@ defects! {
         oracles: &["placement"],
         reach: Reach::Sequence,
     };
+    /// unpin_user_pages() takes NULL for a page.
+    NullPageUnpinned = DefectInfo {
+        slug: "null-page-unpinned",
+        introduced: Some(Commit {
+            id: "94efde1d1539",
+            subject: "mm/gup: avoid an unnecessary allocation call for FOLL_LONGTERM cases",
+            release: "v6.12",
+        }),
+        fixed: Some(Commit {
+            id: "a1268be280d8",
+            subject: "mm/gup: handle NULL pages in unpin_user_pages()",
+            release: "v6.13-rc2",
+        }),
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "(CVE-2024-56612, fixed in 6.12.5, too) when a longterm pin cannot \
+               migrate, unpin_user_pages() gets an array whose entries are NULL \
+               already, and follows them",
+        oracles: &["splat"],
+        reach: Reach::Sequence,
+    };
     /// fork() copies a pinned hugetlb page writable, whatever the VMA says.
     HugetlbForkWritable = DefectInfo {
         slug: "hugetlb-fork-writable",

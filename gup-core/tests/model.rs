@@ -17,7 +17,7 @@ use gup_core::model::memory::{user_load, user_store};
 use gup_core::model::migrate::move_page;
 use gup_core::model::mm::{MmId, vma_lookup};
 use gup_core::model::mmap::{Kind, Prot, exit_mmap, madvise_dontneed, mm_alloc, mmap, mprotect};
-use gup_core::model::page::put_page;
+use gup_core::model::page::{page_ref_add, put_page};
 use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
 use gup_core::model::zone::{Place, Prefer, place, set_preference};
 use gup_core::model::{Cpu, Limits, Page, World};
@@ -333,4 +333,17 @@ fn a_copied_world_behaves_like_the_original() {
     exit_mmap(&other, PARENT);
     everything_free(&copy).unwrap();
     assert!(everything_free(&world).is_err(), "the original still runs");
+}
+
+#[test]
+fn what_a_wild_page_pointer_leads_to_is_part_of_the_world() {
+    let (world, copy) = (World::new(Limits::FUZZ), World::new(Limits::FUZZ));
+    let cpu = Cpu::new(&world, "v6.12 fixed".parse().unwrap(), 0);
+    page_ref_add(&cpu, Page::NULL, 7);
+    copy.copy_from(&world);
+    assert_eq!(copy.look(Page::NULL).refcount, 7);
+    world.reset();
+    assert_eq!(world.look(Page::NULL).refcount, 0);
+    copy.copy_from(&world);
+    assert_eq!(copy.look(Page::NULL).refcount, 0);
 }

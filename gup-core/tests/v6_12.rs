@@ -463,3 +463,17 @@ fn unpinning_a_page_that_lost_its_exclusivity_is_a_bug_that_is_seen() {
         put_page(cpu, page);
     });
 }
+
+#[test]
+fn a_signal_while_mmap_lock_is_waited_for_ends_the_call() {
+    with_process(Kind::Anon, |cpu| {
+        // EAGAIN of the lock itself, EINTR once the pages are looked up.
+        for (nth, errno) in [(1, Errno::EAGAIN), (2, Errno::EINTR)] {
+            cpu.begin_op(PARENT, Some(Fail { site: FailSite::Signal, nth }));
+            let pinned = pin(cpu, Call::Unlocked, Foll::WRITE, &mut [Page::UNSET]);
+            assert_eq!(pinned, Err(errno));
+            assert_eq!(mmap_lock_holders(cpu, PARENT), 0);
+        }
+        cpu.begin_op(PARENT, None);
+    });
+}

@@ -276,7 +276,8 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
             spec.reachable == 0 && e == spec.refusal
         }
         Err(Errno::ENOMEM) => excuse.no_memory,
-        Err(Errno::EINTR) => excuse.signal,
+        // EAGAIN: a signal came while the call waited for mmap_lock.
+        Err(Errno::EINTR | Errno::EAGAIN) => excuse.signal,
         Err(Errno::EINVAL) => excuse.arch,
         Err(_) => false,
     };

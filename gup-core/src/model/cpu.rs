@@ -35,7 +35,7 @@ pub enum FailSite {
     Arch,
     /// handle_mm_fault() answers VM_FAULT_RETRY.
     Retry,
-    /// A fatal signal is pending.
+    /// A fatal signal is pending, or comes while mmap_lock is waited for.
     Signal,
     /// handle_mm_fault() answers VM_FAULT_COMPLETED, where the base has it.
     Completed,

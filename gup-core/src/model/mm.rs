@@ -6,7 +6,7 @@
 //! slots, found by a linear search; an anon_vma is the fact that one exists,
 //! and is kept for mappings of files only.
 
-use super::cpu::{Cpu, Hold};
+use super::cpu::{Cpu, Event, FailSite, Hold};
 use super::filemap::{self, File};
 use super::limits::{MAX_VMAS, PAGE_SIZE};
 use super::wait::Wait;
@@ -301,9 +301,14 @@ pub fn mmap_read_lock(cpu: &Cpu, mm: MmId) {
 /// C: mmap_read_lock_killable(), linux/mmap_lock.h
 ///
 /// # Errors
-/// `EINTR` if a fatal signal is pending and the lock cannot be had at once;
-/// as nothing contends for it here, that never happens.
+/// `EINTR` if a fatal signal comes while it waits. As nothing contends for
+/// the lock here, it waits where a scenario lets a signal come, and only there.
 pub fn mmap_read_lock_killable(cpu: &Cpu, mm: MmId) -> Result<(), Errno> {
+    if cpu.should_fail(FailSite::Signal) {
+        cpu.step(StepKind::Signal, 0, 0);
+        cpu.event(Event::SIGNALLED);
+        return Err(Errno::EINTR);
+    }
     mmap_read_lock(cpu, mm);
     Ok(())
 }

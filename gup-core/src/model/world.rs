@@ -66,7 +66,7 @@ impl World {
 
     /// Back to the state of [`World::new`], in place.
     pub fn reset(&self) {
-        for f in &self.frames {
+        for f in self.frames.iter().chain([&self.nowhere]) {
             f.copy_from(&PageFrame::new());
         }
         self.set_up_zero_page();
@@ -94,6 +94,7 @@ impl World {
         for (to, from) in self.frames.iter().zip(&other.frames) {
             to.copy_from(from);
         }
+        self.nowhere.copy_from(&other.nowhere);
         self.tables.copy_from(&other.tables);
         for (to, from) in self.mms.iter().zip(&other.mms) {
             to.copy_from(from);

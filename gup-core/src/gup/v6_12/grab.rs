@@ -28,7 +28,7 @@ pub(super) fn sanity_check_pinned_pages(cpu: &Cpu, pages: &[Page]) {
     let at = "sanity_check_pinned_pages";
     // PORT: CONFIG_DEBUG_VM is on.
     for &page in pages {
-        if page == Page::NULL {
+        if !cpu.has(Defect::NullPageUnpinned) && page == Page::NULL {
             continue;
         }
         let folio = page_folio(cpu, page);
@@ -264,7 +264,7 @@ pub fn unpin_user_pages(cpu: &Cpu, pages: &[Page], npages: Result<usize, Errno>)
     sanity_check_pinned_pages(cpu, pages);
     let mut i = 0;
     while i < pages.len() {
-        if pages[i] == Page::NULL {
+        if !cpu.has(Defect::NullPageUnpinned) && pages[i] == Page::NULL {
             i += 1;
             continue;
         }
