@@ -115,6 +115,9 @@ bitflags! {
         const HUGETLB = 1 << 9;
         /// Of hugetlbfs, in use and not isolated. C: HPG_migratable
         const HUGETLB_MIGRATABLE = 1 << 10;
+        /// Some pages of this THP lost their last mapping while others had one;
+        /// on the deferred split queue.
+        const PARTIALLY_MAPPED = 1 << 11;
     }
 
     /// How a fault is handled. C: FAULT_FLAG_*, linux/mm.h

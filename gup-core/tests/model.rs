@@ -222,6 +222,22 @@ fn since_v6_12_a_thp_that_is_mapped_in_part_is_split_before_it_moves() {
 }
 
 #[test]
+fn since_v6_12_a_thp_that_was_moved_by_its_ptes_is_split_the_next_time() {
+    let thp = |cpu: &Cpu| cpu.world.look(cpu.world.head_of(mapped_page(cpu, PARENT, 0).unwrap()));
+    for (kernel, second) in [("v5.15 fixed", 3), ("v6.12", 0)] {
+        with_process_on(kernel, Kind::AnonThp, |cpu| {
+            let head = user_store(cpu, PARENT, 0, 1).unwrap();
+            let vma = vma_lookup(cpu, PARENT, 0).unwrap();
+            split_huge_pmd(cpu, &vma, mm_find_pmd(cpu, PARENT, 0).unwrap());
+            move_page(cpu, head).unwrap();
+            assert_eq!(thp(cpu).order, 3, "{kernel}");
+            move_page(cpu, thp(cpu).page).unwrap();
+            assert_eq!(thp(cpu).order, second, "{kernel}");
+        });
+    }
+}
+
+#[test]
 fn splitting_a_pmd_keeps_the_page_whole_and_writable() {
     with_process(Kind::AnonThp, |cpu| {
         let head = user_store(cpu, PARENT, 0, 1).unwrap();

@@ -4,6 +4,7 @@
 //! * [`run`]: one scenario, op by op.
 //! * [`process`]: its processes.
 //! * [`files`]: what they map.
+//! * [`nodes`]: where their memory comes from.
 //! * [`device`]: the module's device, for calls and for page states.
 //! * [`touch`]: loads and stores that may fault.
 //!
@@ -12,6 +13,7 @@
 
 mod device;
 mod files;
+mod nodes;
 mod process;
 mod run;
 mod touch;

@@ -15,7 +15,8 @@ use std::rc::Rc;
 
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
-use gup_fuzz::on_kernel::wire::Answer;
+use gup_core::model::zone::Prefer;
+use gup_fuzz::on_kernel::wire::{Answer, SeenFlags};
 use gup_fuzz::scenario::{CALL_FLAGS, Call, CallOp, MMS, Op, RECORD, Range, What};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -24,9 +25,9 @@ use nix::sys::mman::{
 };
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
-use crate::device::{self, Device};
+use crate::device::{self, Device, Row};
 use crate::files::Files;
-use crate::touch;
+use crate::{nodes, touch};
 
 /// Where the scenario's page 0 is: the start of a PMD, far from anything of
 /// ours.
@@ -40,6 +41,9 @@ const HPAGE: u64 = 2 << 20;
 pub fn address(page: u8, scale: u32) -> u64 {
     BASE + u64::from(page) * u64::from(scale) * PAGE
 }
+
+/// C: linux/mman.h, since v6.1
+const MADV_COLLAPSE: i32 = 25;
 
 /// An order: the op, and how many stores the scenario has made and which
 /// process of the model this is, for the tokens.
@@ -110,6 +114,7 @@ pub struct Told {
 struct Process {
     mm: MmId,
     scale: u32,
+    prefer: Prefer,
     device: Rc<Device>,
     pipes: Rc<Pipes>,
     files: Rc<Files>,
@@ -119,6 +124,7 @@ struct Process {
 pub fn start(
     mm: MmId,
     scale: u32,
+    prefer: Prefer,
     device: &Rc<Device>,
     pipes: &Rc<Pipes>,
     files: &Rc<Files>,
@@ -131,6 +137,7 @@ pub fn start(
             Process {
                 mm,
                 scale,
+                prefer,
                 device: device.clone(),
                 pipes: pipes.clone(),
                 files: files.clone(),
@@ -199,7 +206,7 @@ impl Process {
         Some(Told { answer, pages: 0, child: Pid::from_raw(pid as i32) })
     }
 
-    fn run_op(&self, what: &What, stores: u64, pid: u16) -> Told {
+    fn run_op(&mut self, what: &What, stores: u64, pid: u16) -> Told {
         let answer = match *what {
             What::Mmap(r, prot, kind) => self.mmap(r, prot, kind),
             What::MmapFile(r, prot, map) => self.mmap_file(r, prot, map),
@@ -215,6 +222,12 @@ impl Process {
                 // SAFETY: as above.
                 unsafe { madvise(at, len, MmapAdvise::MADV_DONTNEED) }
             }),
+            What::Prefer(p) => {
+                self.prefer = p;
+                nodes::set_preference(p).into_answer()
+            }
+            What::Migrate(r) => self.migrate(r),
+            What::Collapse(r) => self.collapse(r),
             What::SplitHugePmd(r) => self.split_huge_pmd(r),
             What::SplitHugePage(r) => self.split_huge_page(r),
             What::Write(r) => {
@@ -299,6 +312,30 @@ impl Process {
         Told { answer, pages, child: Pid::from_raw(0) }
     }
 
+    /// Moves the folios that an address maps.
+    fn migrate(&self, r: Range) -> Answer {
+        let mut rows = vec![Row::default(); self.scale as usize];
+        let at = address(r.page, self.scale);
+        if let Err(e) = self.device.walk(Pid::this(), at, &mut rows) {
+            return Answer::Failed(e as i32);
+        }
+        // A folio can be isolated once.
+        let mut addrs = Vec::new();
+        for (i, row) in (0..).zip(&rows) {
+            if rows[..i as usize].iter().all(|earlier| earlier.head != row.head) {
+                addrs.push(at + i * PAGE);
+            }
+        }
+        let movable = SeenFlags::ANON | SeenFlags::LRU | SeenFlags::HUGETLB;
+        match nodes::migrate(&addrs, self.prefer) {
+            // Of a page that is nobody's to move, as the model says it.
+            Answer::Failed(_) if rows[0].flags & movable.bits() == 0 => {
+                Answer::Failed(libc::EINVAL)
+            }
+            answer => answer,
+        }
+    }
+
     /// Splits the PMD around an address: a VMA that ends inside a huge page
     /// makes the kernel do that. The VMAs merge again.
     fn split_huge_pmd(&self, r: Range) -> Answer {
@@ -313,6 +350,18 @@ impl Process {
             }
         }
         Answer::Done
+    }
+
+    /// Makes a huge page of what is mapped around an address.
+    fn collapse(&self, r: Range) -> Answer {
+        let start = (address(r.page, self.scale) & !(HPAGE - 1)) as *mut c_void;
+        // SAFETY: the scenario's own memory keeps its contents.
+        let collapsed = unsafe { libc::madvise(start, HPAGE as usize, MADV_COLLAPSE) };
+        match Errno::result(collapsed).map(drop).into_answer() {
+            // ENOMEM is also what madvise(2) says where nothing is mapped.
+            Answer::Failed(libc::ENOMEM) if !is_mapped(start) => Answer::Failed(libc::EINVAL),
+            answer => answer,
+        }
     }
 
     /// Asks for the split of the huge page at an address. The kernel does not
@@ -350,6 +399,17 @@ impl Process {
         let owned = if op.nopages || call.ret < 0 { 0 } else { call.unset.min(call.ret as u32) };
         Told { answer, pages: owned, child: Pid::from_raw(0) }
     }
+}
+
+/// Whether any page of a huge page's range belongs to a mapping.
+fn is_mapped(start: *mut c_void) -> bool {
+    (0..HPAGE / PAGE).any(|i| {
+        let mut resident = 0;
+        // SAFETY: the kernel writes one byte, for one page; nothing is
+        // followed.
+        let at = start.wrapping_byte_add((i * PAGE) as usize);
+        (unsafe { libc::mincore(at, PAGE as usize, &raw mut resident) }) == 0
+    })
 }
 
 /// The calls that the module knows, by its numbers.

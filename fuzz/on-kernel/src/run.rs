@@ -28,6 +28,7 @@ use nix::unistd::Pid;
 
 use crate::device::{self, Device, Row, Stat};
 use crate::files::Files;
+use crate::nodes;
 use crate::process::{self, Pipes, Told, address};
 
 /// An op that takes longer hangs: software emulation needs some tens of
@@ -65,6 +66,7 @@ pub struct Run {
     handles: [Option<Held>; HANDLES as usize],
     stores: u64,
     numbers: u16,
+    prefer: Prefer,
     before: Stat,
     seen: BTreeMap<Slot, Seen>,
     kmsg: File,
@@ -96,6 +98,7 @@ impl Run {
             handles: [const { None }; HANDLES as usize],
             stores: 0,
             numbers: 0,
+            prefer: Prefer::default(),
             before,
             seen: BTreeMap::new(),
             kmsg,
@@ -128,6 +131,7 @@ impl Run {
             kill(p.pid, Signal::SIGKILL).ok();
             waitpid(p.pid, None).ok();
         }
+        nodes::set_preference(Prefer::default()).ok();
         drain();
         self.observe(say);
         say(Line::End);
@@ -140,9 +144,11 @@ impl Run {
     fn op(&mut self, op: &Op) -> Answer {
         match op.what {
             What::Mmap(r, ..) | What::MmapFile(r, ..) => self.mmap(op, r),
-            What::Munmap(r) | What::Mprotect(r, _) | What::Dontneed(r) | What::Read(r) => {
-                self.in_process(op, r.mm).0
-            }
+            What::Munmap(r)
+            | What::Mprotect(r, _)
+            | What::Dontneed(r)
+            | What::Read(r)
+            | What::Collapse(r) => self.in_process(op, r.mm).0,
             What::Write(r) => {
                 let (answer, pages) = self.in_process(op, r.mm);
                 self.stores += u64::from(pages);
@@ -164,7 +170,8 @@ impl Run {
             },
             // All batches are drained after every op, and there is one CPU.
             What::LruAddDrain | What::LruAddDrainAll | What::Cpu(_) => Answer::Done,
-            What::Prefer(Prefer::Movable) => Answer::Done,
+            What::Prefer(p) => self.prefer(op, p),
+            What::Migrate(r) => self.migrate(op, r),
             What::SplitHugePage(r) => self.split_huge_page(op, r),
             What::SplitHugePmd(r) => match self.look(r) {
                 None => skipped(NO_PROCESS),
@@ -195,7 +202,14 @@ impl Run {
 
     fn mmap(&mut self, op: &Op, r: Range) -> Answer {
         if self.process(r.mm).is_none() {
-            match process::start(r.mm, self.scale, &self.device, &self.pipes, &self.files) {
+            match process::start(
+                r.mm,
+                self.scale,
+                self.prefer,
+                &self.device,
+                &self.pipes,
+                &self.files,
+            ) {
                 Ok(pid) => self.add(r.mm, pid, 0),
                 Err(e) => return Answer::Failed(e as i32),
             }
@@ -324,13 +338,41 @@ impl Run {
         Some(row[0])
     }
 
-    fn split_huge_page(&mut self, op: &Op, r: Range) -> Answer {
-        let Some(row) = self.look(r) else { return skipped(NO_PROCESS) };
+    /// What maps an address, if that is a page.
+    fn mapped(&self, r: Range) -> Result<Row, Answer> {
+        let row = self.look(r).ok_or(skipped(NO_PROCESS))?;
         let flags = SeenFlags::from_bits_truncate(row.flags);
         let mapped = !flags.contains(SeenFlags::SPECIAL) || flags.contains(SeenFlags::ZERO);
-        if !flags.contains(SeenFlags::PRESENT) || !mapped {
-            return skipped("nothing is mapped there");
+        let mapped = mapped && flags.contains(SeenFlags::PRESENT);
+        mapped.then_some(row).ok_or(skipped("nothing is mapped there"))
+    }
+
+    fn migrate(&mut self, op: &Op, r: Range) -> Answer {
+        match self.mapped(r) {
+            Ok(_) => self.in_process(op, r.mm).0,
+            Err(answer) => answer,
         }
+    }
+
+    fn prefer(&mut self, op: &Op, p: Prefer) -> Answer {
+        self.prefer = p;
+        if let Err(e) = nodes::set_preference(p) {
+            return Answer::Cannot(format!("set_mempolicy(2): {e}"));
+        }
+        for mm in (0..MMS).map(MmId).filter(|&mm| self.process(mm).is_some()).collect::<Vec<_>>() {
+            if let (answer @ Answer::Lost(_), _) = self.in_process(op, mm) {
+                return answer;
+            }
+        }
+        Answer::Done
+    }
+
+    fn split_huge_page(&mut self, op: &Op, r: Range) -> Answer {
+        let row = match self.mapped(r) {
+            Ok(row) => row,
+            Err(answer) => return answer,
+        };
+        let flags = SeenFlags::from_bits_truncate(row.flags);
         if row.order == 0 || !flags.contains(SeenFlags::ANON) {
             return Answer::Failed(libc::EINVAL);
         }

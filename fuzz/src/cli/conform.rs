@@ -13,10 +13,10 @@ use indicatif::ProgressBar;
 
 use super::confirm::{OnKernel, beside};
 use super::{Failure, Outcome, Verdict, quoted, thousands};
-use crate::exec::Finding;
+use crate::exec::{Finding, State};
 use crate::generators::Generator;
 use crate::on_kernel::compare::{Difference, compare, model};
-use crate::on_kernel::express::{Version, not_expressible, scale};
+use crate::on_kernel::express::{Version, not_expressible, not_expressible_in, scale};
 use crate::on_kernel::freedom;
 use crate::on_kernel::machine::Guest;
 use crate::repro::minimise::minimise;
@@ -74,6 +74,15 @@ struct Both {
     minimising: Duration,
 }
 
+/// What came of a scenario.
+enum Judged {
+    Equal,
+    /// What differs is the kernel's choice: this one.
+    Free(&'static str),
+    /// What differs first.
+    Differ(Difference),
+}
+
 /// How it stands.
 #[derive(Default)]
 struct Tally {
@@ -96,7 +105,7 @@ impl Conform {
         let bar = ProgressBar::new(self.scenarios);
         for n in 0..self.scenarios {
             generator.scenario(&mut scenario);
-            let ops = without_warnings(kernel, expressible(&scenario.ops, version));
+            let ops = fit_for_a_guest(kernel, expressible(&scenario.ops, version));
             self.one(n, &ops, &mut both, &mut tally)?;
             bar.inc(1);
         }
@@ -108,14 +117,17 @@ impl Conform {
     /// Runs one scenario on both sides and books what came of it.
     fn one(&self, n: u64, ops: &[Op], both: &mut Both, tally: &mut Tally) -> Result<(), Failure> {
         tally.ops += ops.len() as u64;
-        let Some(difference) = both.first_difference(ops)? else {
-            tally.equal += 1;
-            return Ok(());
+        let difference = match both.judge(ops)? {
+            Judged::Equal => {
+                tally.equal += 1;
+                return Ok(());
+            }
+            Judged::Free(freedom) => {
+                *tally.free.entry(freedom).or_default() += 1;
+                return Ok(());
+            }
+            Judged::Differ(difference) => difference,
         };
-        if let Some(freedom) = freedom::explains(ops, &difference) {
-            *tally.free.entry(freedom).or_default() += 1;
-            return Ok(());
-        }
         let key = key(ops, &difference);
         if let Some(group) = tally.groups.get_mut(&key) {
             group.count += 1;
@@ -175,11 +187,18 @@ impl Conform {
     }
 }
 
-/// The ops of which the model has nothing to warn: a WARN costs a fresh boot.
-fn without_warnings(kernel: Kernel, mut ops: Vec<Op>) -> Vec<Op> {
+/// The ops that a guest can express where they come, and of which the model
+/// has nothing to warn: a WARN costs a fresh boot.
+fn fit_for_a_guest(kernel: Kernel, mut ops: Vec<Op>) -> Vec<Op> {
     loop {
         let trace = model(kernel, &ops);
-        let Some(at) = trace.lines.iter().position(|l| !l.splats.is_empty()) else { return ops };
+        let mut before = &State::default();
+        let at = trace.lines.iter().position(|line| {
+            let unfit = !line.splats.is_empty() || not_expressible_in(&line.op, before).is_some();
+            before = &line.state;
+            unfit
+        });
+        let Some(at) = at else { return ops };
         ops.remove(at);
     }
 }
@@ -210,22 +229,30 @@ fn key(ops: &[Op], d: &Difference) -> Key {
 }
 
 impl Both {
-    /// Runs ops on both sides; the first thing that differs.
-    fn first_difference(&mut self, ops: &[Op]) -> Result<Option<Difference>, Failure> {
+    /// Runs ops on both sides.
+    fn judge(&mut self, ops: &[Op]) -> Result<Judged, Failure> {
         let scale = scale(ops);
         let trace = model(self.kernel, ops);
         let run = self.guest.run(ops, scale)?;
         if let Some(trouble) = &run.trouble {
             let (model, kernel) = ("goes on".into(), format!("the guest {}", trouble.name()));
-            return Ok(Some(Difference {
-                op: run.ops.len(),
-                slot: None,
-                what: "trouble",
-                model,
-                kernel,
-            }));
+            let (op, slot, what) = (run.ops.len(), None, "trouble");
+            return Ok(Judged::Differ(Difference { op, slot, what, model, kernel }));
         }
-        Ok(compare(self.kernel, &trace, &run, scale).into_iter().next())
+        let found = compare(self.kernel, &trace, &run, scale);
+        Ok(match (freedom::explains(ops, &found), found.into_iter().next()) {
+            (_, None) => Judged::Equal,
+            (Some(freedom), _) => Judged::Free(freedom),
+            (None, Some(first)) => Judged::Differ(first),
+        })
+    }
+
+    /// The first thing that differs, if nothing explains it.
+    fn first_difference(&mut self, ops: &[Op]) -> Result<Option<Difference>, Failure> {
+        Ok(match self.judge(ops)? {
+            Judged::Differ(difference) => Some(difference),
+            Judged::Equal | Judged::Free(_) => None,
+        })
     }
 
     /// A smaller scenario with a difference of the same kind. A guest that

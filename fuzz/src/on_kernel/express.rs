@@ -7,7 +7,8 @@ use gup_core::model::filemap::File;
 use gup_core::model::mmap::{FileMap, Kind};
 use gup_core::model::zone::Prefer;
 
-use crate::scenario::{Call, CallOp, Op, Unpin, What};
+use crate::exec::{Slot, SlotView, State};
+use crate::scenario::{Call, CallOp, Op, Range, Unpin, What};
 
 /// Pages of the guest for one of the model, where there are huge pages: 512
 /// for 8.
@@ -15,7 +16,7 @@ pub const THP_SCALE: u32 = 64;
 
 /// Pages of the guest for one of the model.
 pub fn scale(ops: &[Op]) -> u32 {
-    let huge = |op: &Op| matches!(op.what, What::Mmap(_, _, Kind::AnonThp));
+    let huge = |op: &Op| matches!(op.what, What::Mmap(_, _, Kind::AnonThp) | What::Collapse(_));
     if ops.iter().any(huge) { THP_SCALE } else { 1 }
 }
 
@@ -75,12 +76,15 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
         | What::LruAddDrainAll
         | What::SplitHugePage(_)
         | What::SplitHugePmd(_)
-        | What::Prefer(Prefer::Movable)
+        | What::Migrate(_)
+        | What::Collapse(_)
+        | What::Prefer(Prefer::Movable | Prefer::Normal)
         | What::Cpu(_) => None,
-        What::Prefer(_) => Some("which zone serves an allocation is the allocator's choice"),
+        What::Prefer(Prefer::Cma) => Some("stock kernels have no CMA"),
         What::IsolateBlock(_) | What::UnisolateBlock(_) => {
             Some("stock kernels have no CMA, and offlining takes a whole section")
         }
+        What::NumaHint(_) => Some("NUMA balancing takes whole processes, by its own clock"),
         _ => Some("the guest has no such op yet"),
     }
 }
@@ -92,6 +96,18 @@ pub fn unpin_number(how: Unpin) -> Option<u32> {
         Unpin::Pages => Some(1),
         Unpin::DirtyLock => Some(2),
         Unpin::RangeDirtyLock => Some(3),
+        _ => None,
+    }
+}
+
+/// Why an op cannot be had in a guest in this state of the model.
+pub fn not_expressible_in(op: &Op, before: &State) -> Option<&'static str> {
+    let maps = |r: Range| before.slots.get(&Slot::Mapped(r.mm, r.page));
+    let of_file = |v: &SlotView| !v.anon && !v.zero_page && !v.special;
+    match op.what {
+        What::Collapse(r) if maps(r).is_some_and(of_file) => {
+            Some("MADV_COLLAPSE takes pages of files, too, and the model only anonymous ones")
+        }
         _ => None,
     }
 }
@@ -117,7 +133,10 @@ fn call(c: &CallOp, version: Version) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use gup_core::history::Kernel;
+
     use super::*;
+    use crate::on_kernel::compare::model;
 
     #[test]
     fn a_release_names_its_version() {
@@ -132,6 +151,7 @@ mod tests {
         let op = |text: &str| text.parse::<Op>().unwrap();
         assert_eq!(scale(&[op("mmap m0 0x0 8 rw private anon")]), 1);
         assert_eq!(scale(&[op("mmap m0 0x0 8 rw private anon thp")]), THP_SCALE);
+        assert_eq!(scale(&[op("collapse m0 0x0")]), THP_SCALE);
     }
 
     #[test]
@@ -145,6 +165,21 @@ mod tests {
         assert!(why("isolate_block 1", new).is_some());
         assert_eq!(why("unpin_user_pages_dirty_lock h0", new), None);
         assert!(why("unpin_user_pages_dirty_lock h0 clean", new).is_some());
-        assert_eq!(why("write m0 0x0 1", new), None);
+        assert!(why("prefer cma", new).is_some());
+        assert!(why("numa_hint m0 0x0 1", new).is_some());
+        for text in ["write m0 0x0 1", "prefer normal", "migrate m0 0x0", "collapse m0 0x0"] {
+            assert_eq!(why(text, new), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_depends_on_what_is_mapped() {
+        let why = |mapped: &str| {
+            let ops = [mapped, "read m0 0x0 8"].map(|l| l.parse().unwrap());
+            let trace = model(Kernel::fixed(Base::V6_12), &ops);
+            not_expressible_in(&"collapse m0 0x0".parse().unwrap(), &trace.lines[1].state)
+        };
+        assert!(why("mmap m0 0x0 8 r shared shmem 0").is_some());
+        assert_eq!(why("mmap m0 0x0 8 rw private anon"), None);
     }
 }

@@ -5,10 +5,12 @@
 use super::compare::Difference;
 use crate::scenario::{Op, What};
 
-/// The freedom that explains a difference, if one does.
-pub fn explains(ops: &[Op], d: &Difference) -> Option<&'static str> {
-    let before = ops.get(..=d.op).unwrap_or(ops);
-    FREEDOMS.iter().find(|f| (f.explains)(before, d)).map(|f| f.name)
+/// The freedom that explains what differs after an op, if one does: what it
+/// explains brings the rest with it.
+pub fn explains(ops: &[Op], found: &[Difference]) -> Option<&'static str> {
+    let explains =
+        |f: &&Freedom| found.iter().any(|d| (f.explains)(ops.get(..=d.op).unwrap_or(ops), d));
+    FREEDOMS.iter().find(explains).map(|f| f.name)
 }
 
 struct Freedom {
@@ -38,6 +40,17 @@ const FREEDOMS: &[Freedom] = &[
             huger && ops.iter().filter(changes).count() > 1
         },
     },
+    Freedom {
+        // hpage_collapse_find_target_node(), mm/khugepaged.c: the new huge
+        // page lies on the node that has most of the old pages, wherever
+        // allocations go otherwise.
+        name: "a collapse stays on its node",
+        explains: |ops, d| {
+            let other = |op: &Op| matches!(op.what, What::Prefer(_));
+            let collapse = ops.last().is_some_and(|op| matches!(op.what, What::Collapse(_)));
+            d.what == "movable" && collapse && ops.iter().any(other)
+        },
+    },
 ];
 
 #[cfg(test)]
@@ -56,12 +69,25 @@ mod tests {
                 .map(|l| l.parse().unwrap())
                 .into();
         let huge = difference("huge", "0", "1");
-        assert_eq!(explains(&merge, &huge), Some("VMAs merge"));
-        assert_eq!(explains(&merge[..1], &huge), None);
-        assert_eq!(explains(&merge, &difference("huge", "1", "0")), None);
+        let more = difference("pins held", "0", "64");
+        let why = |ops: &[Op], d: &Difference| explains(ops, std::slice::from_ref(d));
+        assert_eq!(why(&merge, &huge), Some("VMAs merge"));
+        assert_eq!(explains(&merge, &[more.clone(), huge.clone()]), Some("VMAs merge"));
+        assert_eq!(explains(&merge, &[more]), None);
+        assert_eq!(explains(&merge, &[]), None);
+        assert_eq!(why(&merge[..1], &huge), None);
+        assert_eq!(why(&merge, &difference("huge", "1", "0")), None);
         let full = difference("answer", "-> ENOMEM", "done");
-        assert_eq!(explains(&merge, &full), Some("the model's tables are full"));
-        assert_eq!(explains(&merge, &difference("answer", "-> EFAULT", "done")), None);
-        assert_eq!(explains(&merge, &difference("refcount", "1", "2")), None);
+        assert_eq!(why(&merge, &full), Some("the model's tables are full"));
+        assert_eq!(why(&merge, &difference("answer", "-> EFAULT", "done")), None);
+        assert_eq!(why(&merge, &difference("refcount", "1", "2")), None);
+        let collapse: Vec<Op> =
+            ["prefer normal", "mmap m0 0x0 8 rw private anon", "collapse m0 0x0"]
+                .map(|l| l.parse().unwrap())
+                .into();
+        let movable = difference("movable", "0", "1");
+        assert_eq!(why(&collapse, &movable), Some("a collapse stays on its node"));
+        assert_eq!(why(&collapse[1..], &movable), None);
+        assert_eq!(why(&collapse, &difference("refcount", "1", "2")), None);
     }
 }

@@ -9,8 +9,8 @@
 //! each page afterwards; an exclusive THP is reused as it is; unsharing; pages
 //! of zeroes that a split finds become the zero page. Customised:
 //! /sys/kernel/mm/transparent_hugepage/use_zero_page is 0, so a read fault
-//! gets a real THP; enabled is "madvise". Stubbed: the deferred split queue,
-//! the deposited page table (a split allocates one).
+//! gets a real THP; enabled is "madvise"; nothing works the deferred split
+//! queue off. Stubbed: the deposited page table (a split allocates one).
 
 use super::cpu::Cpu;
 use super::folio::page_anon_exclusive;
@@ -307,7 +307,7 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
         }
     }
     f.order.set(0);
-    super::page::clear_flag(cpu, head, Pg::HEAD);
+    super::page::clear_flag(cpu, head, Pg::HEAD | Pg::PARTIALLY_MAPPED);
     page_ref_unfreeze(cpu, head, 1 + cached);
 }
 

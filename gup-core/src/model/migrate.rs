@@ -8,8 +8,9 @@
 //! pinned, and a large one is frozen for a moment before it moves; secret
 //! memory is never moved; the return value (the number of pages that failed,
 //! or −ENOMEM at once if a small page has no target); a THP without a target
-//! is split and its parts move one by one, on v6.12 also one of which not all
-//! is mapped any more; failed pages stay on the list.
+//! is split and its parts move one by one, on v6.12 also one that is on the
+//! deferred split queue, where the first move by PTEs puts it; failed pages
+//! stay on the list.
 //! Customised: 3 passes instead of 10, as nothing changes between passes on
 //! one CPU. Stubbed: asynchronous modes, writeback.
 
@@ -25,7 +26,7 @@ use super::memory::copy_highpage;
 use super::page::{
     Mapping, Page, clear_flag, compound_head, compound_nr, compound_order, page_anon,
     page_compound, page_count, page_file, page_is_file_lru, page_ref_add, page_ref_freeze,
-    page_ref_unfreeze, pages_of, put_page, set_flag, thp_nr_pages, trylock_page, unlock_page,
+    page_ref_unfreeze, put_page, set_flag, test_flag, thp_nr_pages, trylock_page, unlock_page,
 };
 use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
 use super::swap::{in_swap_cache, replace_swap_cache};
@@ -119,7 +120,7 @@ pub fn migrate_pages(
             let page = from.pages[i];
             // C: the deferred split queue of v6.12. Its head moves alone if
             // it can be split, else the whole tries.
-            if cpu.since(Base::V6_12) && partially_mapped(cpu, page) {
+            if partially_mapped(cpu, page) {
                 let _ = split_isolated(cpu, page, from);
             }
             match unmap_and_move(cpu, page, mtc) {
@@ -153,16 +154,9 @@ pub fn migrate_pages(
     Ok(nr_failed)
 }
 
-/// Whether some pages of a THP are mapped and some are not any more.
-/// C: folio_test_partially_mapped(), linux/page-flags.h
+/// C: folio_test_partially_mapped(), linux/page-flags.h, v6.12
 fn partially_mapped(cpu: &Cpu, head: Page) -> bool {
-    let world = cpu.world;
-    let v = world.look(head);
-    if v.order <= 1 || !v.anon || v.compound_mapcount > 0 {
-        return false;
-    }
-    let mapped = |p: Page| world.look(p).mapcount > 0;
-    pages_of(world.span_of(head)).any(mapped) && !pages_of(world.span_of(head)).all(mapped)
+    cpu.since(Base::V6_12) && page_compound(cpu, head) && test_flag(cpu, head, Pg::PARTIALLY_MAPPED)
 }
 
 /// Splits an isolated THP in place; its tails join the list.
@@ -272,6 +266,10 @@ fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
     };
     let at = if moved.is_ok() { new } else { page };
     remove_migration_ptes(cpu, page, at, place, nr, false);
+    // C: the new page takes the place of the old on the deferred split queue
+    if moved.is_ok() && partially_mapped(cpu, page) {
+        set_flag(cpu, new, Pg::PARTIALLY_MAPPED);
+    }
     unlock_page(cpu, page);
     moved
 }

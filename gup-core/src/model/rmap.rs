@@ -4,13 +4,13 @@
 //! Duplicated: which mapcount and reference a mapping holds; migration entries
 //! in place of mappings, and back; on v6.12 the protocol around
 //! PageAnonExclusive: who sets it, what fork and unmapping must find before
-//! they may take it away, and the barriers that pair with GUP-fast.
+//! they may take it away, and the barriers that pair with GUP-fast; which THPs
+//! count as partially mapped.
 //! Customised: there is no mremap(), so an anonymous page can only be mapped
 //! at the address it was made for, in the mm that made it or one that fork()
 //! copied from it: the walk looks there in every mm, page by page, instead of
 //! following anon_vma chains VMA by VMA; the mappings of a file are found by
-//! looking at every VMA instead of in an interval tree. Stubbed: deferred
-//! splitting, mlock. A driver's pages have no reverse map.
+//! looking at every VMA instead of in an interval tree. Stubbed: mlock. A driver's pages have no reverse map.
 
 use super::cpu::Cpu;
 use super::filemap::File;
@@ -22,8 +22,8 @@ use super::limits::{HPAGE_PMD_NR, PAGE_SIZE, PMD_SIZE};
 use super::mm::{self, MmId, Vma};
 use super::page::{
     Mapping, Page, clear_page_anon_exclusive, compound_head, compound_nr, get_page, page_anon,
-    page_contents, page_dirty, page_maybe_dma_pinned, put_page, set_flag, set_page_anon_exclusive,
-    set_page_dirty, total_mapcount,
+    page_contents, page_dirty, page_maybe_dma_pinned, pages_of, put_page, set_flag,
+    set_page_anon_exclusive, set_page_dirty, total_mapcount,
 };
 use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, mm_find_pmd, pmd_lock, pte_offset_map_lock, pte_unmap_unlock,
@@ -150,6 +150,27 @@ pub(crate) fn page_dup_rmap(cpu: &Cpu, page: Page, compound: bool) {
 /// One mapping less. C: page_remove_rmap(), folio_remove_rmap_pte(), _pmd()
 pub(crate) fn page_remove_rmap(cpu: &Cpu, page: Page, compound: bool) {
     mapcount_add(cpu, page, compound, -1);
+    if cpu.since(Base::V6_12) {
+        deferred_split_folio(cpu, page, compound);
+    }
+}
+
+/// Marks the THP of a page that lost its last mapping while other pages have
+/// one. C: __folio_remove_rmap(), mm/rmap.c; deferred_split_folio(),
+/// mm/huge_memory.c
+fn deferred_split_folio(cpu: &Cpu, page: Page, compound: bool) {
+    let world = cpu.world;
+    let v = world.look(world.head_of(page));
+    let marked = v.flags.intersects(Pg::PARTIALLY_MAPPED | Pg::SWAPCACHE);
+    if v.order <= 1 || !v.anon || v.compound_mapcount > 0 || marked {
+        return;
+    }
+    let unmapped = |p: Page| world.look(p).mapcount == 0;
+    let lost = compound || unmapped(page);
+    let pages = || pages_of(world.span_of(v.page));
+    if lost && pages().any(unmapped) && !pages().all(unmapped) {
+        set_flag(cpu, v.page, Pg::PARTIALLY_MAPPED);
+    }
 }
 
 fn mapcount_add(cpu: &Cpu, page: Page, compound: bool, n: i32) {
