@@ -330,6 +330,8 @@ static void look_at_page(struct page *page, struct gupdev_row *row)
 		row->flags |= GUPDEV_ISLOCKED;
 	if (hugetlb)
 		row->flags |= GUPDEV_HUGETLB;
+	else if (folio_test_private(folio))
+		row->flags |= GUPDEV_PRIVATE;
 	/* Secret memory is not in the kernel's map. */
 	if (copy_from_kernel_nofault(&row->token, page_address(page), 8)) {
 		row->flags |= GUPDEV_SECRET;

@@ -111,6 +111,7 @@ struct gupdev_dma {
 #define GUPDEV_ISLOCKED		(1u << 16)
 #define GUPDEV_HUGETLB		(1u << 17)
 #define GUPDEV_SECRET		(1u << 18)	/* the token cannot be read */
+#define GUPDEV_PRIVATE		(1u << 19)	/* the file system has a reference */
 
 struct gupdev_row {
 	__u64 pfn;

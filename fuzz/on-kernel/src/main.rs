@@ -3,7 +3,7 @@
 //!
 //! * [`run`]: one scenario, op by op.
 //! * [`process`]: its processes.
-//! * [`files`]: what they map.
+//! * [`files`]: what they map; [`disks`]: where some of that lies.
 //! * [`nodes`]: where their memory comes from.
 //! * [`device`]: the module's device, for calls and for page states.
 //! * [`touch`]: loads and stores that may fault.
@@ -12,6 +12,7 @@
 //! `gup_fuzz::on_kernel::wire` says. The first is the kernel's console.
 
 mod device;
+mod disks;
 mod files;
 mod nodes;
 mod process;
@@ -36,7 +37,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 const IDLE: Duration = Duration::from_secs(50);
 
 /// What must be as the model has it.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 12] = [
     ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"),
     ("/sys/kernel/mm/transparent_hugepage/defrag", "madvise"),
     ("/sys/kernel/mm/transparent_hugepage/use_zero_page", "0"),
@@ -44,6 +45,9 @@ const SETTINGS: [(&str, &str); 9] = [
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs", "4000000000"),
     ("/sys/kernel/debug/fault_around_bytes", "4096"),
     ("/proc/sys/vm/overcommit_memory", "1"),
+    ("/proc/sys/vm/nr_overcommit_hugepages", "64"),
+    ("/proc/sys/vm/dirty_writeback_centisecs", "0"),
+    ("/proc/sys/vm/page-cluster", "0"),
     ("/proc/sys/kernel/printk_ratelimit", "0"),
     ("/proc/sys/kernel/numa_balancing", "0"),
 ];
@@ -70,6 +74,7 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         fs::write(file, value).ok();
     }
     finit_module(File::open("/gupdev.ko")?, c"", ModuleInitFlags::empty())?;
+    disks::attach();
     let mut out = serial()?;
     let input = BufReader::new(out.try_clone()?);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -130,7 +135,7 @@ fn scenario(ops: &[Op], scale: u32, out: &mut File) -> Result<(), Box<dyn std::e
         }
         writeln!(text, "{line}").ok();
     };
-    let mut run = run::Run::new(scale)?;
+    let mut run = run::Run::new(ops, scale)?;
     run.run(ops, &mut say);
     run.end(&mut say);
     out.write_all(text.as_bytes())?;

@@ -27,7 +27,7 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 use crate::device::{self, Device, Row};
 use crate::files::Files;
-use crate::{nodes, touch};
+use crate::{disks, nodes, touch};
 
 /// Where the scenario's page 0 is: the start of a PMD, far from anything of
 /// ours.
@@ -228,6 +228,7 @@ impl Process {
             }
             What::Migrate(r) => self.migrate(r),
             What::Collapse(r) => self.collapse(r),
+            What::Swapout(r) => self.swapout(r),
             What::SplitHugePmd(r) => self.split_huge_pmd(r),
             What::SplitHugePage(r) => self.split_huge_page(r),
             What::Write(r) => {
@@ -275,13 +276,12 @@ impl Process {
     }
 
     fn mmap_file(&self, r: Range, prot: Prot, map: FileMap) -> Answer {
-        let Some(file) = self.files.file(map.file) else {
-            return Answer::Cannot(String::new());
-        };
+        let Ok(file) = self.files.file(map.file) else { return Answer::Cannot(String::new()) };
         let at = NonZeroUsize::new(address(r.page, self.scale) as usize);
         let shared = if map.shared { MapFlags::MAP_SHARED } else { MapFlags::MAP_PRIVATE };
-        let flags = shared | MapFlags::MAP_FIXED_NOREPLACE;
-        let offset = i64::from(map.pgoff) * i64::from(self.scale) * PAGE as i64;
+        // The model reserves no huge pages.
+        let flags = shared | MapFlags::MAP_FIXED_NOREPLACE | MapFlags::MAP_NORESERVE;
+        let offset = self.files.bytes(map.file, map.pgoff.into());
         // SAFETY: MAP_FIXED_NOREPLACE replaces nothing.
         unsafe { mmap(at, self.bytes(r), flags_of(prot), flags, file, offset) }
             .map(drop)
@@ -352,15 +352,39 @@ impl Process {
         Answer::Done
     }
 
+    /// Has what an address maps reclaimed: all of it, where that is a huge
+    /// page. The kernel does not say whether it came to that.
+    fn swapout(&self, r: Range) -> Answer {
+        let at = address(r.page, self.scale);
+        let mut row = [Row::default()];
+        if let Err(e) = self.device.walk(Pid::this(), at, &mut row) {
+            return Answer::Failed(e as i32);
+        }
+        let (at, len) = match row[0].order {
+            0 => (at, self.bytes(r).get()),
+            _ => (at & !(HPAGE - 1), HPAGE as usize),
+        };
+        // SAFETY: the scenario's own memory keeps its contents.
+        let asked = unsafe { libc::madvise(at as *mut c_void, len, libc::MADV_PAGEOUT) };
+        Errno::result(asked).and_then(|_| disks::wait_for_writeback()).into_answer()
+    }
+
     /// Makes a huge page of what is mapped around an address.
     fn collapse(&self, r: Range) -> Answer {
         let start = (address(r.page, self.scale) & !(HPAGE - 1)) as *mut c_void;
         // SAFETY: the scenario's own memory keeps its contents.
         let collapsed = unsafe { libc::madvise(start, HPAGE as usize, MADV_COLLAPSE) };
-        match Errno::result(collapsed).map(drop).into_answer() {
-            // ENOMEM is also what madvise(2) says where nothing is mapped.
-            Answer::Failed(libc::ENOMEM) if !is_mapped(start) => Answer::Failed(libc::EINVAL),
-            answer => answer,
+        let huge = |row: &[Row; 1]| row[0].flags & SeenFlags::HUGE.bits() != 0;
+        let mut row = [Row::default()];
+        match Errno::result(collapsed) {
+            // ENOMEM is also what madvise(2) says of a range with a hole in
+            // it, and nothing of one in several VMAs.
+            Err(Errno::ENOMEM) if !is_mapped(start) => Answer::Failed(libc::EINVAL),
+            Err(e) => Answer::Failed(e as i32),
+            Ok(_) => match self.device.walk(Pid::this(), start as u64, &mut row) {
+                Ok(()) if huge(&row) => Answer::Done,
+                _ => Answer::Failed(libc::EINVAL),
+            },
         }
     }
 
@@ -401,15 +425,11 @@ impl Process {
     }
 }
 
-/// Whether any page of a huge page's range belongs to a mapping.
+/// Whether every page of a huge page's range belongs to a mapping.
 fn is_mapped(start: *mut c_void) -> bool {
-    (0..HPAGE / PAGE).any(|i| {
-        let mut resident = 0;
-        // SAFETY: the kernel writes one byte, for one page; nothing is
-        // followed.
-        let at = start.wrapping_byte_add((i * PAGE) as usize);
-        (unsafe { libc::mincore(at, PAGE as usize, &raw mut resident) }) == 0
-    })
+    let mut resident = [0; (HPAGE / PAGE) as usize];
+    // SAFETY: the kernel writes a byte for each page, and follows nothing.
+    unsafe { libc::mincore(start, HPAGE as usize, resident.as_mut_ptr()) == 0 }
 }
 
 /// The calls that the module knows, by its numbers.

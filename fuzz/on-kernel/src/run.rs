@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use gup_core::model::filemap::{FILE_PAGES, File as ModelFile, has_page_mkwrite};
+use gup_core::model::filemap::{File as ModelFile, has_page_mkwrite};
 use gup_core::model::mm::MmId;
 use gup_core::model::zone::Prefer;
 use gup_fuzz::exec::Slot;
@@ -24,7 +24,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, fsync};
 
 use crate::device::{self, Device, Row, Stat};
 use crate::files::Files;
@@ -81,8 +81,9 @@ fn skipped(why: &str) -> Answer {
 }
 
 impl Run {
-    /// A scenario in which one page of the model is `scale` pages here.
-    pub fn new(scale: u32) -> std::io::Result<Run> {
+    /// A scenario of these ops, in which one page of the model is `scale` pages
+    /// here.
+    pub fn new(ops: &[Op], scale: u32) -> std::io::Result<Run> {
         let mut kmsg =
             File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
         // What was printed before is not ours.
@@ -93,7 +94,7 @@ impl Run {
             scale,
             device,
             pipes: Rc::new(Pipes::new()?),
-            files: Rc::new(Files::new(scale)?),
+            files: Rc::new(Files::new(scale, ops)),
             processes: [const { None }; MMS as usize],
             handles: [const { None }; HANDLES as usize],
             stores: 0,
@@ -172,14 +173,20 @@ impl Run {
             What::LruAddDrain | What::LruAddDrainAll | What::Cpu(_) => Answer::Done,
             What::Prefer(p) => self.prefer(op, p),
             What::Migrate(r) => self.migrate(op, r),
+            What::Swapout(r) => self.swapout(op, r),
             What::SplitHugePage(r) => self.split_huge_page(op, r),
             What::SplitHugePmd(r) => match self.look(r) {
                 None => skipped(NO_PROCESS),
-                Some(row) if row.flags & SeenFlags::HUGE.bits() != 0 => self.in_process(op, r.mm).0,
+                Some(row) if is_thp(&row) => self.in_process(op, r.mm).0,
                 Some(_) => skipped("no PMD-mapped THP there"),
             },
             What::Truncate(file, pages) => self.truncate(file, pages),
+            // The model says so of files that live in memory alone.
             What::Fsync(file) if !has_page_mkwrite(file) => Answer::Failed(libc::EINVAL),
+            What::Fsync(file) => match self.files.file(file).map(fsync) {
+                Ok(Ok(())) => Answer::Done,
+                Ok(Err(e)) | Err(e) => Answer::Failed(e as i32),
+            },
             _ => Answer::Cannot("init has no such op".into()),
         }
     }
@@ -321,10 +328,10 @@ impl Run {
     }
 
     fn truncate(&self, file: ModelFile, pages: u8) -> Answer {
-        if u64::from(pages) > FILE_PAGES {
+        if u64::from(pages) > file.max_pages() {
             return Answer::Failed(libc::EINVAL);
         }
-        match self.files.truncate(file, pages, self.scale) {
+        match self.files.truncate(file, pages) {
             Ok(()) => Answer::Done,
             Err(e) => Answer::Failed(e as i32),
         }
@@ -351,6 +358,20 @@ impl Run {
         match self.mapped(r) {
             Ok(_) => self.in_process(op, r.mm).0,
             Err(answer) => answer,
+        }
+    }
+
+    fn swapout(&mut self, op: &Op, r: Range) -> Answer {
+        let row = match self.mapped(r) {
+            Ok(row) => row,
+            Err(answer) => return answer,
+        };
+        match self.in_process(op, r.mm).0 {
+            Answer::Done if self.mapped(r).is_ok() => {
+                let anon = row.flags & SeenFlags::ANON.bits() != 0;
+                Answer::Failed(if anon { libc::EBUSY } else { libc::EINVAL })
+            }
+            answer => answer,
         }
     }
 
@@ -446,6 +467,12 @@ impl Run {
             }
         }
     }
+}
+
+/// Whether a PMD maps it, and not one of hugetlbfs.
+fn is_thp(row: &Row) -> bool {
+    let flags = SeenFlags::from_bits_truncate(row.flags);
+    flags.contains(SeenFlags::HUGE) && !flags.contains(SeenFlags::HUGETLB)
 }
 
 /// The pages that stand for one of the model: the first, and which is not

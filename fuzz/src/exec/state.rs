@@ -3,14 +3,14 @@
 //! it, so that it can be laid beside another world, where frames have other
 //! numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use gup_core::flags::Pg;
 use gup_core::model::limits::{PAGE_SIZE, TASK_PAGES};
 use gup_core::model::mm::{MmId, mm_alive};
 use gup_core::model::page::pages_of;
-use gup_core::model::pgtable::leaf_at;
+use gup_core::model::pgtable::{leaf_at, leaf_or_swapped_at};
 use gup_core::model::vmstat::NodeStat;
 use gup_core::model::zone::is_zone_movable_page;
 use gup_core::model::{Cpu, Page};
@@ -72,6 +72,8 @@ pub struct SlotView {
     pub pincount: i32,
     /// References and pins that the scenario's handles hold.
     pub held: i32,
+    /// References of the page cache or the swap cache.
+    pub cached: i32,
     /// What was stored last.
     pub data: u64,
 }
@@ -81,16 +83,23 @@ pub struct SlotView {
 pub struct State {
     /// Every mapped page and every held one.
     pub slots: BTreeMap<Slot, SlotView>,
+    /// Where swap entries are.
+    pub swapped: BTreeSet<Slot>,
     /// NR_FOLL_PIN_ACQUIRED and NR_FOLL_PIN_RELEASED.
     pub pins: (i64, i64),
 }
 
 /// Looks; takes no steps.
 pub(super) fn state(cpu: &Cpu, ledger: &Ledger) -> State {
-    let mut slots = BTreeMap::new();
+    let (mut slots, mut swapped) = (BTreeMap::new(), BTreeSet::new());
     for mm in (0..MMS).map(MmId).filter(|&mm| mm_alive(cpu, mm)) {
         for n in 0..TASK_PAGES {
-            let Some(leaf) = leaf_at(cpu, mm, n * PAGE_SIZE) else { continue };
+            let Some(leaf) = leaf_at(cpu, mm, n * PAGE_SIZE) else {
+                if leaf_or_swapped_at(cpu, mm, n * PAGE_SIZE).is_some() {
+                    swapped.insert(Slot::Mapped(mm, n as u8));
+                }
+                continue;
+            };
             let page = view(cpu, ledger, leaf.page, leaf.huge);
             let (accessible, write, huge) = (leaf.accessible, leaf.write, leaf.huge);
             let entry = SlotView { accessible, write, huge, special: leaf.special, ..page };
@@ -106,7 +115,7 @@ pub(super) fn state(cpu: &Cpu, ledger: &Ledger) -> State {
     }
     let stat = |item| cpu.world.node_stat(item);
     let pins = (stat(NodeStat::NR_FOLL_PIN_ACQUIRED), stat(NodeStat::NR_FOLL_PIN_RELEASED));
-    State { slots, pins }
+    State { slots, swapped, pins }
 }
 
 /// A page that nothing is known to map.
@@ -115,6 +124,7 @@ fn view(cpu: &Cpu, ledger: &Ledger, page: Page, huge: bool) -> SlotView {
     let head = world.look(world.head_of(page));
     let batched = world.batched().filter(|&p| p == head.page).count() as i32;
     let owned = owned_of(cpu, ledger, head.page);
+    let cached = head.flags.contains(Pg::SWAPCACHE) || head.file.is_some();
     let ptes = pages_of(world.span_of(head.page)).map(|p| world.look(p).mapcount);
     // A page that a PMD maps has its mark on the head.
     let mark = if huge { head.page } else { page };
@@ -134,6 +144,7 @@ fn view(cpu: &Cpu, ledger: &Ledger, page: Page, huge: bool) -> SlotView {
         entire: head.compound_mapcount,
         pincount: head.pincount,
         held: owned.gets + owned.pins,
+        cached: if cached { 1 << head.order } else { 0 },
         data: world.look(page).data,
     }
 }

@@ -16,7 +16,10 @@ pub const THP_SCALE: u32 = 64;
 
 /// Pages of the guest for one of the model.
 pub fn scale(ops: &[Op]) -> u32 {
-    let huge = |op: &Op| matches!(op.what, What::Mmap(_, _, Kind::AnonThp) | What::Collapse(_));
+    let huge = |op: &Op| match op.what {
+        What::MmapFile(_, _, FileMap { file, .. }) | What::Truncate(file, _) => file.is_hugetlb(),
+        what => matches!(what, What::Mmap(_, _, Kind::AnonThp) | What::Collapse(_)),
+    };
     if ops.iter().any(huge) { THP_SCALE } else { 1 }
 }
 
@@ -53,13 +56,15 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
         What::Mmap(_, _, Kind::DriverOrder1) if scale > 1 => {
             Some("pages of order 1 do not scale beside huge ones")
         }
-        What::MmapFile(_, _, FileMap { file: File::Regular, .. })
-        | What::Truncate(File::Regular, _)
-        | What::Fsync(File::Regular) => Some("the guest has no disk with a file system"),
+        What::MmapFile(r, _, FileMap { file: File::Hugetlb, .. })
+            if !r.pages.is_multiple_of(1 << File::Hugetlb.order()) =>
+        {
+            Some("mmap(2) makes the length of a hugetlbfs mapping fit, the model refuses it")
+        }
+        What::MmapFile(_, _, FileMap { file, .. })
+        | What::Truncate(file, _)
+        | What::Fsync(file) => of_file(file, version),
         What::Mmap(..)
-        | What::MmapFile(_, _, FileMap { file: File::Shmem | File::Secretmem, .. })
-        | What::Truncate(File::Shmem | File::Secretmem, _)
-        | What::Fsync(File::Shmem | File::Secretmem)
         | What::Munmap(_)
         | What::Mprotect(..)
         | What::Dontneed(_)
@@ -78,14 +83,24 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
         | What::SplitHugePmd(_)
         | What::Migrate(_)
         | What::Collapse(_)
+        | What::Swapout(_)
         | What::Prefer(Prefer::Movable | Prefer::Normal)
         | What::Cpu(_) => None,
         What::Prefer(Prefer::Cma) => Some("stock kernels have no CMA"),
         What::IsolateBlock(_) | What::UnisolateBlock(_) => {
             Some("stock kernels have no CMA, and offlining takes a whole section")
         }
+        What::FolioAddPin(..) => Some("no kernel exports folio_add_pin()"),
         What::NumaHint(_) => Some("NUMA balancing takes whole processes, by its own clock"),
-        _ => Some("the guest has no such op yet"),
+    }
+}
+
+fn of_file(file: File, version: Version) -> Option<&'static str> {
+    match file {
+        File::Regular | File::Shmem | File::Secretmem => None,
+        File::Hugetlb if version.base() >= Base::V6_12 => None,
+        File::Hugetlb => Some("the model of v5.15 has no hugetlbfs"),
+        File::HugetlbPud => Some("a page of PUD size is 1 GiB, and the guest has no more"),
     }
 }
 
@@ -107,6 +122,12 @@ pub fn not_expressible_in(op: &Op, before: &State) -> Option<&'static str> {
     match op.what {
         What::Collapse(r) if maps(r).is_some_and(of_file) => {
             Some("MADV_COLLAPSE takes pages of files, too, and the model only anonymous ones")
+        }
+        What::Swapout(r) if maps(r).is_some_and(of_file) => {
+            Some("MADV_PAGEOUT takes pages of files, too, and the model only anonymous ones")
+        }
+        What::Swapout(r) if maps(r).is_some_and(|v| v.mapcount > 1 || v.order > 1 && !v.huge) => {
+            Some("MADV_PAGEOUT takes only what one entry maps")
         }
         _ => None,
     }
@@ -167,7 +188,17 @@ mod tests {
         assert!(why("unpin_user_pages_dirty_lock h0 clean", new).is_some());
         assert!(why("prefer cma", new).is_some());
         assert!(why("numa_hint m0 0x0 1", new).is_some());
-        for text in ["write m0 0x0 1", "prefer normal", "migrate m0 0x0", "collapse m0 0x0"] {
+        assert!(why("mmap m0 0x0 8 rw private hugetlb 0", old).is_some());
+        assert!(why("mmap m0 0x0 16 rw private hugetlb-pud 0", new).is_some());
+        for text in [
+            "write m0 0x0 1",
+            "prefer normal",
+            "migrate m0 0x0",
+            "collapse m0 0x0",
+            "swapout m0 0x0",
+            "mmap m0 0x0 8 rw private hugetlb 0",
+            "mmap m0 0x0 1 rw shared file 0",
+        ] {
             assert_eq!(why(text, new), None, "{text}");
         }
     }
@@ -177,9 +208,11 @@ mod tests {
         let why = |mapped: &str| {
             let ops = [mapped, "read m0 0x0 8"].map(|l| l.parse().unwrap());
             let trace = model(Kernel::fixed(Base::V6_12), &ops);
-            not_expressible_in(&"collapse m0 0x0".parse().unwrap(), &trace.lines[1].state)
+            let why = |op: &str| not_expressible_in(&op.parse().unwrap(), &trace.lines[1].state);
+            [why("collapse m0 0x0").is_some(), why("swapout m0 0x0").is_some()]
         };
-        assert!(why("mmap m0 0x0 8 r shared shmem 0").is_some());
-        assert_eq!(why("mmap m0 0x0 8 rw private anon"), None);
+        assert_eq!(why("mmap m0 0x0 8 r shared shmem 0"), [true, true]);
+        assert_eq!(why("mmap m0 0x0 8 rw private anon"), [false, false]);
+        assert_eq!(why("mmap m0 0x0 8 rw private anon thp"), [false, false]);
     }
 }

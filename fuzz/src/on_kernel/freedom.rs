@@ -2,6 +2,8 @@
 //! What a kernel is free to do in one way or another: differences from the
 //! model that say nothing against it. Each is a row here, with its reason.
 
+use gup_core::model::zone::Prefer;
+
 use super::compare::Difference;
 use crate::scenario::{Op, What};
 
@@ -39,6 +41,21 @@ const FREEDOMS: &[Freedom] = &[
             let huger = d.what == "huge" && d.model == "0" && d.kernel == "1";
             huger && ops.iter().filter(changes).count() > 1
         },
+    },
+    Freedom {
+        // The model has 48 frames that are neither movable nor CMA.
+        name: "the model's memory without movable pages is full",
+        explains: |ops, d| {
+            let normal = |op: &Op| op.what == What::Prefer(Prefer::Normal);
+            let full = d.what == "movable" && d.model == "1" && d.kernel == "0";
+            full && ops.iter().any(normal)
+        },
+    },
+    Freedom {
+        // ext4_dirty_folio(), fs/ext4/inode.c: whoever makes a page dirty that
+        // was only pinned for reading is warned of.
+        name: "ext4 warns of a dirty page without buffers",
+        explains: |_, d| d.what == "warning" && d.kernel.contains("ext4_dirty_folio"),
     },
     Freedom {
         // hpage_collapse_find_target_node(), mm/khugepaged.c: the new huge
@@ -88,6 +105,14 @@ mod tests {
         let movable = difference("movable", "0", "1");
         assert_eq!(why(&collapse, &movable), Some("a collapse stays on its node"));
         assert_eq!(why(&collapse[1..], &movable), None);
+        let full = difference("movable", "1", "0");
+        let place = "the model's memory without movable pages is full";
+        assert_eq!(why(&collapse[..2], &full), Some(place));
+        assert_eq!(why(&collapse[1..2], &full), None);
+        let warning = |at| difference("warning", "none", at);
+        let ext4 = warning("WARNING: CPU: 0 PID: 1 at fs/ext4/inode.c:1 ext4_dirty_folio+0x1");
+        assert_eq!(why(&[], &ext4), Some("ext4 warns of a dirty page without buffers"));
+        assert_eq!(why(&[], &warning("WARNING: CPU: 0 PID: 1 at mm/gup.c:1")), None);
         assert_eq!(why(&collapse, &difference("refcount", "1", "2")), None);
     }
 }

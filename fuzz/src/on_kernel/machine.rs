@@ -14,6 +14,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use super::disks;
 use super::parts::{Parts, QEMU};
 use super::wire::{Answer, GO, Line, RUN, Seen};
 use crate::cli::Failure;
@@ -147,7 +148,7 @@ impl Machine {
             qemu.arg("-numa").arg(format!("node,nodeid={i},memdev=ram{i}{cpus}"));
         }
         qemu.args(ARGS).arg(APPEND).arg("-kernel").arg(&parts.image);
-        qemu.arg("-initrd").arg(&parts.initrd);
+        qemu.arg("-initrd").arg(&parts.initrd).args(disks::arguments(&parts.disks));
         qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
         Machine::start(qemu, console).map_err(|(message, trouble)| {
             let (image, initrd) = (parts.image.display(), parts.initrd.display());

@@ -2,6 +2,7 @@
 //! The same scenarios on a kernel in a QEMU guest, beside the model.
 //!
 //! * [`parts`]: what a guest is made of, and how to get what is missing.
+//! * [`disks`]: its disks.
 //! * [`machine`]: a guest that runs, and dies.
 //! * [`wire`]: what it is told and what it says.
 //! * [`express`]: which ops user space and a module can bring about.
@@ -25,6 +26,7 @@
 //! lead to, and DEBUG_VM's checks, which stock kernels do without.
 
 pub mod compare;
+pub mod disks;
 pub mod express;
 pub mod freedom;
 pub mod machine;

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::disks;
 use crate::cli::Failure;
 
 /// The emulator.
@@ -49,6 +50,8 @@ pub struct Parts {
     pub image: PathBuf,
     /// The archive with init and the module.
     pub initrd: PathBuf,
+    /// The images of its disks.
+    pub disks: [PathBuf; 2],
 }
 
 /// Gets everything, or says what is missing. `root` is the workspace.
@@ -70,7 +73,8 @@ pub fn gather(root: &Path, choice: &Choice) -> Result<Parts, Failure> {
     let files = [("init", 0o755, init), ("gupdev.ko", 0o644, module)];
     let archive = archive(&files).map_err(|e| Failure::new(e, "cargo gup confirm --help"))?;
     write(&initrd, &archive)?;
-    Ok(Parts { release, image, initrd })
+    let disks = disks::make(&cache)?;
+    Ok(Parts { release, image, initrd, disks })
 }
 
 /// What a guest with the newest kernel of a series lacks that only the user
@@ -210,7 +214,7 @@ fn build_init(root: &Path, cache: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Runs a tool; its output is of interest only if it fails.
-fn run(command: &mut Command, next: &str) -> Result<(), Failure> {
+pub(super) fn run(command: &mut Command, next: &str) -> Result<(), Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|e| Failure::new(format!("{name}: {e}"), next))?;
     if output.status.success() {

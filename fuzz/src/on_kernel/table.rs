@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use super::compare::buffers;
 use super::machine::Ran;
 use super::wire::{Seen, SeenFlags};
 use crate::exec::{SlotView, TraceLine};
@@ -23,7 +24,12 @@ pub fn page_rows(line: &TraceLine, before: Option<&Ran>, ran: &Ran, scale: u32) 
         }
         shown = whole;
         let kernel = kernel_row(seen, scale);
-        let model = line.state.slots.get(slot).map_or("nothing".into(), |v| model_row(v, seen));
+        let swapped = line.state.swapped.contains(slot);
+        let model = match line.state.slots.get(slot) {
+            Some(v) => model_row(v, seen),
+            None if swapped => SWAP_ENTRY.into(),
+            None => "nothing".into(),
+        };
         let name = slot.to_string();
         if out.is_empty() {
             out.push_str("     slot        ref   map   pin flags\n");
@@ -42,12 +48,19 @@ pub fn page_rows(line: &TraceLine, before: Option<&Ran>, ran: &Ran, scale: u32) 
     out
 }
 
+/// How an entry is shown that maps nothing.
+const SWAP_ENTRY: &str = "swap entry";
+
 /// Counts as the model has them: what is counted for each page of a huge one
 /// is divided.
 fn kernel_row(s: &Seen, scale: u32) -> String {
+    if s.flags.contains(SeenFlags::NONPRESENT) {
+        return SWAP_ENTRY.into();
+    }
     let each = if s.order > 1 { scale as i32 } else { 1 };
-    let whole = s.entire + (s.refcount - s.entire).rem_euclid(each);
-    let refcount = whole + (s.refcount - whole) / each;
+    let refcount = s.refcount - buffers(s);
+    let whole = s.entire + (refcount - s.entire).rem_euclid(each);
+    let refcount = whole + (refcount - whole) / each;
     let mapcount = s.entire + (s.mapcount - s.entire) / each;
     let flags = [
         (SeenFlags::WRITABLE, 'w'),

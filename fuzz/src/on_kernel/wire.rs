@@ -67,6 +67,8 @@ bitflags! {
         const HUGETLB = 1 << 17;
         /// The kernel cannot read its contents.
         const SECRET = 1 << 18;
+        /// The file system holds a reference, for its buffers.
+        const PRIVATE = 1 << 19;
     }
 }
 
