@@ -215,26 +215,21 @@ impl Word64 {
     pub fn set_release(&self, v: u64) {
         self.0.store(v, Release);
     }
-    /// C: xchg()
+    /// Exchanges the word (no ordering). C: xchg_relaxed()
     #[inline]
-    pub fn xchg(&self, v: u64) -> u64 {
-        full_before();
-        let old = self.0.swap(v, FULL);
-        full_after();
-        old
+    pub fn xchg_relaxed(&self, v: u64) -> u64 {
+        self.0.swap(v, Relaxed)
     }
     /// Clears bits (no ordering). C: clear_bit()
     #[inline]
     pub fn and_not(&self, bits: u64) {
         self.0.fetch_and(!bits, Relaxed);
     }
-    /// Clears bits and returns the word before. C: a cmpxchg() loop
+    /// Clears bits and returns the word before (no ordering).
+    /// C: a cmpxchg_relaxed() loop
     #[inline]
     pub fn fetch_and_not(&self, bits: u64) -> u64 {
-        full_before();
-        let old = self.0.fetch_and(!bits, FULL);
-        full_after();
-        old
+        self.0.fetch_and(!bits, Relaxed)
     }
     /// Adds (no ordering). C: atomic_long_add()
     #[inline]
@@ -444,5 +439,107 @@ impl RawLock {
 impl Default for RawLock {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A statistic. The kernel counts per CPU and adds up when somebody asks, so
+/// counting is no order between CPUs and no part of any race: loom is not told.
+#[derive(Debug)]
+pub struct Statistic(std::sync::atomic::AtomicU64);
+
+impl Statistic {
+    /// One that starts at 0.
+    pub fn new() -> Self {
+        Self(std::sync::atomic::AtomicU64::new(0))
+    }
+    /// Adds to it.
+    #[inline]
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+    /// For observers at rest.
+    pub fn read(&self) -> i64 {
+        self.0.load(std::sync::atomic::Ordering::Relaxed) as i64
+    }
+    pub(crate) fn set(&self, v: i64) {
+        self.0.store(v as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Default for Statistic {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Which CPUs have interrupts off, as somebody sees it who sends an interrupt
+/// to all of them and waits until each has taken it. Nothing else is ordered by
+/// turning interrupts off: it is no barrier.
+#[derive(Debug)]
+pub struct IrqsOff {
+    #[cfg(not(loom))]
+    sections: Atomic32,
+    /// A section holds its CPU's lock; who waits takes each for a moment. So
+    /// all of a section is before the wait or behind it, and two sections are
+    /// not ordered by it.
+    #[cfg(loom)]
+    sections: Box<[RawLock]>,
+}
+
+#[cfg(not(loom))]
+impl IrqsOff {
+    /// All on.
+    pub fn new(_cpus: u8) -> Self {
+        Self { sections: Atomic32::new(0) }
+    }
+    /// CPU `_id` turns them off.
+    #[inline]
+    pub fn save(&self, _id: u8) {
+        self.sections.add_return(1);
+    }
+    /// CPU `_id` turns them on again.
+    #[inline]
+    pub fn restore(&self, _id: u8) {
+        self.sections.add_return(-1);
+    }
+    /// Waits until every CPU has had them on, or until `give_up`.
+    pub fn synchronize(&self, give_up: impl Fn() -> bool) {
+        let mut spins = 0;
+        while self.sections.add_return(0) != 0 && !give_up() {
+            wait(&mut spins);
+        }
+    }
+    /// CPUs that have them off, for observers.
+    pub fn count(&self) -> i32 {
+        self.sections.read()
+    }
+    pub(crate) fn set_count(&self, n: i32) {
+        self.sections.set(n);
+    }
+}
+
+#[cfg(loom)]
+#[allow(missing_docs)]
+impl IrqsOff {
+    pub fn new(cpus: u8) -> Self {
+        Self { sections: (0..cpus).map(|_| RawLock::new()).collect() }
+    }
+    pub fn save(&self, id: u8) {
+        self.sections[usize::from(id)].write();
+    }
+    pub fn restore(&self, id: u8) {
+        self.sections[usize::from(id)].write_unlock();
+    }
+    pub fn synchronize(&self, _: impl Fn() -> bool) {
+        for section in &self.sections {
+            section.write();
+            section.write_unlock();
+        }
+    }
+    pub fn count(&self) -> i32 {
+        self.sections.iter().filter(|s| s.holders() != 0).count() as i32
+    }
+    pub(crate) fn set_count(&self, _: i32) {
+        self.sections.iter().for_each(RawLock::reset);
     }
 }

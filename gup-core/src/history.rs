@@ -181,7 +181,7 @@ defects! {
             subject: "mm/gup: fix try_grab_compound_head() race with split_huge_page()",
             release: "v5.14-rc1",
         }),
-        bases: &[(Base::V5_15, Released::Fixed)],
+        bases: &[(Base::V5_15, Released::Fixed), (Base::V6_12, Released::Fixed)],
         what: "a split or free between the lookup of the head and the \
                speculative reference leaves the reference on a stranger",
         oracles: &["accounting", "lifetime"],
@@ -682,12 +682,65 @@ impl Proposal {
     }
 }
 
+macro_rules! safeguards {
+    ($($(#[$doc:meta])* $name:ident = $slug:literal, $what:literal;)+) => {
+        /// A statement that keeps two CPUs apart, and that no kernel was ever
+        /// without. The loom tests leave it out to see that they notice: one
+        /// `if` at the statement, as for a defect, but a kernel without it is
+        /// nobody's kernel.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum Safeguard { $($(#[$doc])* $name),+ }
+
+        impl Safeguard {
+            /// Every safeguard.
+            pub const ALL: &'static [Safeguard] = &[$(Safeguard::$name),+];
+            /// Its stable name, after `safeguard:` in the text form.
+            pub fn slug(self) -> &'static str {
+                match self { $(Safeguard::$name => $slug),+ }
+            }
+            /// What it does, in one sentence.
+            pub fn what(self) -> &'static str {
+                match self { $(Safeguard::$name => $what),+ }
+            }
+        }
+    };
+}
+
+safeguards! {
+    /// In gup_pte_range(), gup_fast_pte_range().
+    PteRecheck = "pte-recheck", "GUP-fast reads the PTE again once it has grabbed the page";
+    /// In gup_huge_pmd(), gup_fast_pmd_leaf().
+    PmdRecheck = "pmd-recheck", "GUP-fast reads a huge PMD again once it has grabbed the page";
+    /// In page_ref_add_unless_zero().
+    UnlessZero = "unless-zero", "GUP-fast takes no reference on a page that has none";
+    /// In lockless_pages_from_mm(), gup_fast().
+    SeqEven = "seq-even", "GUP-fast does not begin while fork() write-protects";
+    /// In lockless_pages_from_mm(), gup_fast().
+    SeqRetry = "seq-retry", "GUP-fast gives its pins back if fork() has write-protected meanwhile";
+    /// In internal_get_user_pages_fast(), gup_fast_fallback().
+    HasPinnedFirst = "has-pinned-first", "GUP-fast sets MMF_HAS_PINNED before it walks";
+    /// In try_grab_folio_fast().
+    BarrierAfterGrab = "barrier-after-grab", "a barrier orders the pin before the second read of the PTE";
+    /// In gup_must_unshare().
+    BarrierBeforeExclusive = "barrier-before-exclusive",
+        "a barrier orders the second read of the PTE before the look at PageAnonExclusive";
+    /// In folio_try_share_anon_rmap().
+    BarrierAfterClear = "barrier-after-clear",
+        "a barrier orders the clearing of an entry before the look at the pins";
+    /// In page_ref_freeze().
+    FreezeExact = "freeze-exact", "a page is frozen only if nobody else holds a reference";
+    /// In tlb_remove_table().
+    TableWait = "table-wait", "a page table is freed after all CPUs had interrupts on";
+}
+
 /// A base text with its defects and proposals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Kernel {
     base: Base,
     defects: u64,
     proposals: u64,
+    /// Safeguards that are left out.
+    left_out: u64,
 }
 
 impl Kernel {
@@ -703,7 +756,7 @@ impl Kernel {
     }
     /// The base with every known fix: what a nightly run fuzzes.
     pub fn fixed(base: Base) -> Self {
-        Kernel { base, defects: 0, proposals: 0 }
+        Kernel { base, defects: 0, proposals: 0, left_out: 0 }
     }
     /// Its base.
     pub fn base(self) -> Base {
@@ -725,6 +778,16 @@ impl Kernel {
     #[inline]
     pub fn applies(self, p: Proposal) -> bool {
         self.proposals & (1 << p as u64) != 0
+    }
+    /// Whether the safeguard is left out of it.
+    #[inline]
+    pub fn lacks(self, s: Safeguard) -> bool {
+        self.left_out & (1 << s as u64) != 0
+    }
+    /// The same kernel without the safeguard.
+    pub fn without_safeguard(mut self, s: Safeguard) -> Self {
+        self.left_out |= 1 << s as u64;
+        self
     }
     /// The same kernel with the defect.
     pub fn with_defect(mut self, d: Defect) -> Self {
@@ -790,6 +853,9 @@ impl fmt::Display for Kernel {
         for p in self.proposals() {
             write!(f, " with proposal:{}", p.info().slug)?;
         }
+        for &s in Safeguard::ALL.iter().filter(|&&s| self.lacks(s)) {
+            write!(f, " without safeguard:{}", s.slug())?;
+        }
         Ok(())
     }
 }
@@ -806,8 +872,8 @@ impl fmt::Display for ParseKernelError {
 
 impl core::error::Error for ParseKernelError {}
 
-const FORM: &str = "expected `BASE [fixed] [with COMMIT | without COMMIT | with proposal:NAME]...`; \
-                    see `cargo gup kernels`";
+const FORM: &str = "expected `BASE [fixed] [with COMMIT | without COMMIT | with proposal:NAME | \
+                    without safeguard:NAME]...`; see `cargo gup kernels`";
 
 impl FromStr for Kernel {
     type Err = ParseKernelError;
@@ -854,6 +920,15 @@ impl Kernel {
                 Err(format!("`without {what}`: a proposal is only ever added"))
             };
         }
+        if let Some(slug) = what.strip_prefix("safeguard:") {
+            let s = Safeguard::ALL.iter().copied().find(|s| s.slug() == slug);
+            let s = s.ok_or_else(|| format!("unknown safeguard `{slug}`"))?;
+            return if with {
+                Err(format!("`with {what}`: every kernel has it; it is only ever left out"))
+            } else {
+                Ok(self.without_safeguard(s))
+            };
+        }
         // Long and short forms of a commit id name the same commit.
         let names = |id: &str| {
             let n = what.len().min(id.len());
@@ -893,6 +968,17 @@ mod tests {
     }
 
     #[test]
+    fn a_safeguard_can_be_left_out() {
+        for &base in Base::ALL {
+            for &s in Safeguard::ALL {
+                let k = Kernel::fixed(base).without_safeguard(s);
+                assert!(k.lacks(s) && !Kernel::fixed(base).lacks(s));
+                assert_eq!(k.to_string().parse::<Kernel>().as_ref(), Ok(&k), "{k}");
+            }
+        }
+    }
+
+    #[test]
     fn either_commit_of_a_defect_names_it() {
         let fixed = "v5.15 fixed".parse::<Kernel>().unwrap();
         let a: Kernel = "v5.15 fixed without c24d37322548".parse().unwrap();
@@ -910,6 +996,8 @@ mod tests {
             ("v5.15 with 123456789abc", "123456789abc"),
             ("v5.15 with proposal:x", "`x`"),
             ("v5.15 without proposal:fast-only-flag", "only ever added"),
+            ("v5.15 without safeguard:x", "unknown safeguard `x`"),
+            ("v5.15 with safeguard:pte-recheck", "only ever left out"),
             ("v5.15 and more", "and"),
             ("v5.15 with c36c04c2e132 fixed", "fixed"),
             ("v5.15 with ç36c04c2e132", "unknown commit"),

@@ -39,3 +39,18 @@ impl<T> Locked<T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
+
+/// State of which each CPU has its own, such as LRU batches: it orders nothing
+/// between CPUs, and loom is not told of it.
+#[derive(Debug)]
+pub(crate) struct OwnCpu<T>(std::sync::Mutex<T>);
+
+impl<T> OwnCpu<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+    /// Takes the lock, which is never held across a step.
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

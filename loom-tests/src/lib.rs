@@ -4,20 +4,22 @@
 //!
 //! A race is a function from a [`Kernel`] to a [`Verdict`]. It builds a small
 //! world, lets two or three CPUs loose on it with [`at_once`], and ends with
-//! [`Held::adds_up`]. Built with `--cfg loom`, [`model`] runs it in every
-//! interleaving, and in every outcome of every unordered load, that its
-//! [`Bound`] admits; built without, it runs some thousand rounds on real
-//! threads.
+//! [`Held::adds_up`]. Built with `--cfg loom`, it runs in every interleaving,
+//! and in every outcome of every unordered load, that its [`Bound`] admits;
+//! built without, it runs some hundred rounds on real threads.
 //!
 //! ```text
-//! cargo loom                                    every race, every interleaving
+//! cargo loom                                    every race
+//! cargo loom fast_pin_against_split             some of them
+//! cargo loom --unbounded                        every interleaving of every race
+//! cargo loom --replay fast_pin_against_split::found_without_the_head_recheck
 //! cargo test -p loom-tests                      the same bodies on real threads
-//! GUP_KERNEL='v5.15 fixed' cargo loom           on another kernel
-//! LOOM_MAX_PREEMPTIONS=4 cargo loom             with another bound
+//! GUP_KERNEL='v5.15' cargo loom                 the claims on another kernel
 //! ```
 //!
-//! A race that must fail, because its kernel lacks a safeguard, goes through
-//! [`must_fail`], which wants to see the right oracle broken.
+//! A race makes claims with [`holds!`], on the fixed kernel of each base. What
+//! keeps it from failing is shown by twins with [`fails!`]: on a kernel that
+//! lacks one safeguard, the right oracle must be broken.
 
 use std::sync::Arc;
 
@@ -25,8 +27,11 @@ use gup_core::invariants::{Broken, Owned, counts_add_up, nothing_left_behind, pi
 use gup_core::model::{Cpu, Page, World};
 use gup_core::splat::Splat;
 
-pub use engine::{model, must_fail};
 pub use gup_core::Kernel;
+pub use gup_core::history::Base;
+
+pub mod calls;
+pub mod rules;
 
 #[cfg(loom)]
 #[path = "loom.rs"]
@@ -48,18 +53,109 @@ pub enum Bound {
     Preemptions(usize),
 }
 
-/// The kernel that a text names.
-///
-/// # Panics
-/// If it names none.
-pub fn kernel(text: &str) -> Kernel {
-    text.parse().expect("a kernel that history.rs knows")
+/// The name of the function that it is used in, as `file::function`.
+#[macro_export]
+macro_rules! here {
+    () => {{
+        fn here() {}
+        $crate::name_of(here)
+    }};
 }
 
-/// The kernel on which the claims must hold: every fix applied, or what
-/// `GUP_KERNEL` names (`cargo gup judge` sets it).
-pub fn kernel_under_test() -> Kernel {
-    kernel(std::env::var("GUP_KERNEL").as_deref().unwrap_or("v5.15 fixed"))
+/// Claims that a race ends well on the fixed kernel of each base.
+///
+/// `holds!(Bound::All, [V5_15, V6_12], race)`. If `GUP_KERNEL` names a kernel
+/// (`cargo gup judge` sets it), then on that, where its base is listed.
+#[macro_export]
+macro_rules! holds {
+    ($bound:expr, [$($base:ident),+], $race:expr) => {
+        $crate::holds($crate::here!(), $bound, &[$($crate::Base::$base),+], $race)
+    };
+}
+
+/// Claims that a race breaks a rule of one oracle, and none of another before,
+/// on the fixed kernel of each base, changed by some words.
+///
+/// `fails!("accounting", Bound::All, [V5_15], "without c24d37322548", race)`
+#[macro_export]
+macro_rules! fails {
+    ($oracle:literal, $bound:expr, [$($base:ident),+], $change:literal, $race:expr) => {
+        $crate::fails(
+            $crate::here!(), $oracle, $bound, &[$($crate::Base::$base),+], $change, $race,
+        )
+    };
+}
+
+/// The file and the function that a function was written in.
+#[doc(hidden)]
+pub fn name_of<F>(_: F) -> &'static str {
+    let name = std::any::type_name::<F>().trim_end_matches("::here");
+    name.split_once("::").map_or(name, |(_, rest)| rest)
+}
+
+/// See [`holds!`].
+///
+/// # Panics
+/// If the race does not end well, with the rule that broke.
+pub fn holds(name: &str, bound: Bound, bases: &[Base], race: impl Race) {
+    for kernel in bases.iter().filter_map(|&base| kernel_under_test(base)) {
+        if let Err(broken) = engine::explore(name, kernel, bound, race.clone()) {
+            panic!("{name} on {kernel}: {broken}\nrule: {}\n{}", broken.rule, next(name));
+        }
+    }
+}
+
+/// See [`fails!`].
+///
+/// # Panics
+/// If the race ends well in all interleavings, or badly in another way.
+pub fn fails(
+    name: &str,
+    oracle: &str,
+    bound: Bound,
+    bases: &[Base],
+    change: &str,
+    race: impl Race,
+) {
+    for base in bases {
+        let kernel = format!("{} fixed {change}", base.name());
+        let kernel: Kernel = kernel.parse().expect("a kernel that history.rs knows");
+        match engine::explore(name, kernel, bound, race.clone()) {
+            Err(broken) => {
+                println!("loom: {name} on {kernel}: found {broken}");
+                let rule = "wrong for another reason";
+                assert_eq!(broken.oracle, oracle, "{name} on {kernel}: {rule}: {broken}");
+            }
+            Ok(()) if cfg!(loom) => {
+                panic!("{name} on {kernel}: nothing went wrong; the race misses what it is for")
+            }
+            // Only loom can promise that it does.
+            Ok(()) => {}
+        }
+    }
+}
+
+/// A race, as the engines run it.
+pub trait Race: Fn(Kernel) -> Verdict + Clone + Send + Sync + 'static {}
+impl<F: Fn(Kernel) -> Verdict + Clone + Send + Sync + 'static> Race for F {}
+
+/// The kernel on which a claim about `base` must hold: every fix applied, or
+/// what `GUP_KERNEL` names; none if that is of another base.
+fn kernel_under_test(base: Base) -> Option<Kernel> {
+    match std::env::var("GUP_KERNEL") {
+        Ok(text) => {
+            let kernel: Kernel = text.parse().expect("a kernel that history.rs knows");
+            (kernel.base() == base).then_some(kernel)
+        }
+        Err(_) => Some(Kernel::fixed(base)),
+    }
+}
+
+/// The command that runs a race again.
+fn next(name: &str) -> String {
+    let kernel = std::env::var("GUP_KERNEL").map(|k| format!("GUP_KERNEL='{k}' "));
+    let command = if cfg!(loom) { "cargo loom --replay" } else { "cargo test -p loom-tests" };
+    format!("next: {}{command} {name}", kernel.unwrap_or_default())
 }
 
 /// What the code around the race holds, and what it was told meanwhile.
@@ -125,6 +221,11 @@ impl Held {
 /// What one CPU does in a race; it answers with what it holds at the end.
 pub type Body = Box<dyn FnOnce(&Cpu) -> Held + Send>;
 
+/// A [`Body`] of a closure.
+pub fn body(f: impl FnOnce(&Cpu) -> Held + Send + 'static) -> Body {
+    Box::new(f)
+}
+
 /// Runs the bodies at the same time, each on a CPU of its own, numbered from
 /// 0, and returns what they hold together.
 ///
@@ -152,22 +253,4 @@ fn on_cpu(cpu: &Cpu, body: Body) -> Result<Held, Broken> {
         return Err(Broken { oracle: "locking", page: None, rule, what: what.into() });
     }
     Ok(held.and(Held { splats: cpu.splats(), ..Held::nothing() }))
-}
-
-/// The file and the test that a closure was written in, as `file::test`.
-fn name_of<F>(_: &F) -> &'static str {
-    std::any::type_name::<F>().trim_end_matches("::{{closure}}")
-}
-
-/// What to say when the race `name` broke a rule: the rule, and the command
-/// that runs it again.
-fn next_command(name: &str, broken: &Broken) -> String {
-    let (file, test) = name.split_once("::").unwrap_or(("*", name));
-    let kernel = std::env::var("GUP_KERNEL").map(|k| format!("GUP_KERNEL='{k}' "));
-    let flags =
-        if cfg!(loom) { "RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target-loom " } else { "" };
-    let kernel = kernel.unwrap_or_default();
-    let test = format!("--test {file} -- --exact {test} --nocapture");
-    let command = format!("{kernel}{flags}cargo test --release -p loom-tests {test}");
-    format!("{broken}\nrule: {}\nnext: {command}", broken.rule)
 }

@@ -4,14 +4,19 @@
 // Counts interleavings from outside of the model: no state of a race.
 #![allow(clippy::disallowed_types)]
 
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use std::{env, fs};
 
 use gup_core::invariants::Broken;
+use gup_core::step::{self, Step};
+use loom::model::Builder;
 
-use crate::{Bound, Verdict, name_of, next_command};
+use crate::{Bound, Kernel, Race, Verdict};
 
 /// Far above what a race takes; a CPU that spins for ever comes there.
 const MAX_STEPS: usize = 50_000;
@@ -19,6 +24,7 @@ const MAX_STEPS: usize = 50_000;
 /// Runs the bodies of one round: the last on this thread, which has nothing
 /// else to do, so that loom has one thread less to interleave.
 pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
+    step::log::take();
     let last = jobs.pop();
     let others: Vec<_> = jobs.into_iter().map(loom::thread::spawn).collect();
     let last = last.map(|job| job());
@@ -29,58 +35,88 @@ pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + '
 }
 
 /// Explores until a rule breaks or `bound` is reached; prints how far it went.
-fn explore(
-    name: &str,
-    bound: Bound,
-    race: impl Fn() -> Verdict + Send + Sync + 'static,
-) -> Verdict {
-    let mut builder = loom::model::Builder::new();
+/// With `LOOM_REPLAY`, begins with the interleaving that was saved, and prints
+/// the columns of the one that ends badly.
+pub(crate) fn explore(name: &str, kernel: Kernel, bound: Bound, race: impl Race) -> Verdict {
+    let mut builder = Builder::new();
     builder.max_branches = MAX_STEPS;
-    if let (None, Bound::Preemptions(n)) = (builder.preemption_bound, bound) {
+    if let (None, Bound::Preemptions(n), false) =
+        (builder.preemption_bound, bound, env::var_os("LOOM_UNBOUNDED").is_some())
+    {
         builder.preemption_bound = Some(n);
     }
     let bound = builder.preemption_bound.map_or("all".into(), |n| format!("preemption bound {n}"));
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&count);
+    let replay = env::var_os("LOOM_REPLAY").is_some();
+    let saved = saved_file(name, kernel);
+    if replay && saved.exists() {
+        builder.checkpoint_file = Some(saved.clone());
+    }
     let start = Instant::now();
+    let (verdict, count) = check(&builder, kernel, &race);
+    let so_far = if verdict.is_ok() { "" } else { "stopped, " };
+    let secs = start.elapsed().as_secs_f64();
+    println!("loom: {name} on {kernel}: {count} interleavings, {so_far}{bound}, {secs:.2} s");
+    if verdict.is_err() && replay {
+        print!("{}", columns(&step::log::take()));
+        if builder.checkpoint_file.is_none() {
+            save(builder, saved, count, kernel, &race);
+        }
+    }
+    verdict
+}
+
+/// Runs the race until it breaks a rule; how often it ran.
+fn check(builder: &Builder, kernel: Kernel, race: &impl Race) -> (Verdict, usize) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let (counter, race) = (Arc::clone(&count), race.clone());
     let ended = catch_unwind(AssertUnwindSafe(|| {
         builder.check(move || {
             counter.fetch_add(1, Ordering::Relaxed);
             // Here all threads have ended and the world is gone: a safe place
             // to leave from, and without the message of a panic.
-            race().unwrap_or_else(|broken| resume_unwind(Box::new(broken)));
+            race(kernel).unwrap_or_else(|broken| resume_unwind(Box::new(broken)));
         });
     }));
-    let (count, secs) = (count.load(Ordering::Relaxed), start.elapsed().as_secs_f64());
     let verdict = ended.map_err(|cause| match cause.downcast::<Broken>() {
         Ok(broken) => *broken,
         Err(cause) => resume_unwind(cause),
     });
-    let so_far = if verdict.is_ok() { "" } else { "stopped, " };
-    println!("loom: {name}: {count} interleavings, {so_far}{bound}, {secs:.2} s");
-    verdict
+    (verdict, count.load(Ordering::Relaxed))
 }
 
-/// Checks that the race ends well in every interleaving that `bound` admits.
-///
-/// # Panics
-/// If it does not, with the rule that broke.
-pub fn model(bound: Bound, race: impl Fn() -> Verdict + Send + Sync + 'static) {
-    let name = name_of(&race);
-    let verdict = explore(name, bound, race);
-    assert!(verdict.is_ok(), "{name}: {}", next_command(name, &verdict.unwrap_err()));
+/// Where the interleaving that breaks a rule is saved.
+fn saved_file(name: &str, kernel: Kernel) -> PathBuf {
+    let file = format!("{name} {kernel}.json").replace([' ', ':'], "-");
+    PathBuf::from(env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into()))
+        .join("interleavings")
+        .join(file)
 }
 
-/// Checks that some interleaving breaks a rule of `oracle`, and that none
-/// before it breaks another.
-///
-/// # Panics
-/// If the race ends well in all of them, or badly in another way.
-pub fn must_fail(oracle: &str, bound: Bound, race: impl Fn() -> Verdict + Send + Sync + 'static) {
-    let name = name_of(&race);
-    let verdict = explore(name, bound, race);
-    assert!(verdict.is_err(), "{name}: nothing went wrong; the race misses what it is there for");
-    let broken = verdict.unwrap_err();
-    println!("loom: {name}: found {broken}");
-    assert_eq!(broken.oracle, oracle, "{name}: wrong for another reason: {broken}");
+/// Saves interleaving `n`: explores up to it once more.
+fn save(mut builder: Builder, file: PathBuf, n: usize, kernel: Kernel, race: &impl Race) {
+    if let Some(folder) = file.parent()
+        && let Err(e) = fs::create_dir_all(folder)
+    {
+        println!("loom: cannot save to {}: {e}", folder.display());
+        return;
+    }
+    println!("loom: saved as {}", file.display());
+    builder.checkpoint_file = Some(file);
+    builder.checkpoint_interval = n;
+    drop(check(&builder, kernel, race));
+}
+
+/// The steps of each CPU in a column of its own, in the order in which they
+/// were taken. A read may have seen an older value than the last one set.
+fn columns(log: &[(u8, Step)]) -> String {
+    let cpus = log.iter().map(|&(cpu, _)| cpu).max().map_or(0, |n| usize::from(n) + 1);
+    let width = 75 / cpus.max(1);
+    let mut text = String::new();
+    for cpu in 0..cpus {
+        let _ = write!(text, "{:<width$}", format!("CPU {cpu}"));
+    }
+    for (cpu, step) in log {
+        let _ = write!(text, "\n{:indent$}{step}", "", indent = usize::from(*cpu) * width);
+    }
+    text + "\n"
 }

@@ -5,10 +5,10 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use crate::{Bound, Verdict, name_of, next_command};
+use crate::{Bound, Kernel, Race, Verdict};
 
 /// Rounds of each race: together a few seconds.
-const ROUNDS: usize = 2_000;
+const ROUNDS: usize = 500;
 
 /// Runs the bodies of one round, started together.
 pub(crate) fn run<T: Send + 'static>(jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
@@ -24,32 +24,7 @@ pub(crate) fn run<T: Send + 'static>(jobs: Vec<impl FnOnce() -> T + Send + 'stat
     threads.into_iter().map(|t| t.join().expect("a body panicked")).collect()
 }
 
-/// Checks that the race ends well, again and again.
-///
-/// # Panics
-/// If it does not, with the rule that broke.
-pub fn model(_: Bound, race: impl Fn() -> Verdict) {
-    let name = name_of(&race);
-    for round in 0..ROUNDS {
-        let verdict = race();
-        assert!(
-            verdict.is_ok(),
-            "{name}, round {round}: {}",
-            next_command(name, &verdict.unwrap_err())
-        );
-    }
-}
-
-/// Runs the race, which may break a rule of `oracle`. Only loom can promise
-/// that it does: without it, a race that ends well proves nothing.
-///
-/// # Panics
-/// If it breaks a rule of another oracle.
-pub fn must_fail(oracle: &str, _: Bound, race: impl Fn() -> Verdict) {
-    let name = name_of(&race);
-    for round in 0..ROUNDS {
-        if let Err(broken) = race() {
-            assert_eq!(broken.oracle, oracle, "{name}, round {round}: {broken}");
-        }
-    }
+/// Runs the race again and again, until it breaks a rule.
+pub(crate) fn explore(_: &str, kernel: Kernel, _: Bound, race: impl Race) -> Verdict {
+    (0..ROUNDS).try_for_each(|_| race(kernel))
 }

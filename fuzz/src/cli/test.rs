@@ -56,7 +56,7 @@ fn cargo(root: &Path, args: &[&str]) -> Command {
 /// everything else, and each build would throw the other away.
 pub(super) fn loom_command(root: &Path) -> Command {
     let mut c = cargo(root, &["test", "--release", "-p", "loom-tests"]);
-    c.args(["--no-fail-fast", "--", "--nocapture", "--test-threads=1"]);
+    c.args(["--test", "races", "--", "--nocapture", "--test-threads=2"]);
     c.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root.join("target-loom"));
     c
 }

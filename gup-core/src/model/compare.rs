@@ -6,6 +6,7 @@ use core::fmt::Display;
 
 use super::filemap::File;
 use super::page::Page;
+use super::vmstat::NodeStat;
 use super::world::World;
 use crate::atomic::Word64;
 
@@ -24,8 +25,15 @@ impl World {
                 let file = files.find(|(_, (a, b))| !a.same_as(b))?.0;
                 Some(format!("the page cache of {}", file.name()))
             })
-            .or_else(|| words(&"statistic", &self.vmstat, &other.vmstat))
+            .or_else(|| self.differing_statistic(other))
             .or_else(|| self.differing_rest(other))
+    }
+
+    fn differing_statistic(&self, other: &World) -> Option<String> {
+        let both = |i: NodeStat| (other.node_stat(i), self.node_stat(i));
+        let mut all = NodeStat::ALL.iter().map(|&i| (i, both(i)));
+        let (item, (b, a)) = all.find(|(_, (b, a))| a != b)?;
+        Some(format!("{item:?}: {b}, not {a}"))
     }
 
     fn differing_page(&self, other: &World) -> Option<String> {
@@ -44,7 +52,7 @@ impl World {
         if *self.swap.lock() != *other.swap.lock() {
             return Some("the swap cache".into());
         }
-        let counters = |w: &World| [w.isolated_blocks.read(), w.irqs_off.read()];
+        let counters = |w: &World| [w.isolated_blocks.read(), w.irqs_off.count()];
         (counters(self) != counters(other)).then(|| "isolated pageblocks".into())
     }
 }

@@ -14,7 +14,7 @@ use super::page::Page;
 use super::wait::Wait;
 use super::world::World;
 use crate::atomic::RawLock;
-use crate::history::{Base, Defect, Kernel};
+use crate::history::{Base, Defect, Kernel, Safeguard};
 use crate::splat::{Splat, SplatKind};
 use crate::step::{Step, StepKind};
 
@@ -226,6 +226,12 @@ impl<'w> Cpu<'w> {
         self.kernel.has(d)
     }
 
+    /// Whether the safeguard is left out of the kernel it runs.
+    #[inline]
+    pub fn lacks(&self, s: Safeguard) -> bool {
+        self.kernel.lacks(s)
+    }
+
     /// Whether the base of the kernel it runs is `base` or a later one.
     #[inline]
     pub fn since(&self, base: Base) -> bool {
@@ -310,6 +316,8 @@ impl<'w> Cpu<'w> {
             self.show(Step { kind, object, arg });
         }
         self.steps.set(self.steps.get() + 1);
+        #[cfg(loom)]
+        crate::step::log::push(self.id.get(), Step { kind, object, arg });
     }
 
     #[cold]
@@ -441,7 +449,7 @@ impl<'w> Cpu<'w> {
         self.step(StepKind::IrqSave, 0, 0);
         let flags = self.irqs_off.get();
         if flags == 0 {
-            self.world.irqs_off.add_return(1);
+            self.world.irqs_off.save(self.id.get());
         }
         self.irqs_off.set(flags + 1);
         flags
@@ -452,7 +460,7 @@ impl<'w> Cpu<'w> {
         self.step(StepKind::IrqRestore, 0, 0);
         self.irqs_off.set(flags);
         if flags == 0 {
-            self.world.irqs_off.add_return(-1);
+            self.world.irqs_off.restore(self.id.get());
         }
     }
 

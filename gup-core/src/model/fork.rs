@@ -67,7 +67,7 @@ fn vma_needs_copy(cpu: &Cpu, src: &Vma) -> bool {
 }
 
 /// C: copy_page_range(), mm/memory.c
-pub(crate) fn copy_page_range(cpu: &Cpu, dst: &Vma, src: &Vma) -> Result<(), Errno> {
+pub fn copy_page_range(cpu: &Cpu, dst: &Vma, src: &Vma) -> Result<(), Errno> {
     if src.is_hugetlb() {
         return copy_hugetlb_page_range(cpu, dst, src);
     }

@@ -16,7 +16,7 @@ use super::zone;
 use crate::atomic::{Atomic32, Word64};
 use crate::errno::Errno;
 use crate::flags::Pg;
-use crate::history::Defect;
+use crate::history::{Defect, Safeguard};
 use crate::step::StepKind;
 use crate::sync::yield_now;
 
@@ -282,6 +282,10 @@ pub fn page_ref_sub(cpu: &Cpu, page: Page, nr: i32) {
 pub fn page_ref_add_unless_zero(cpu: &Cpu, page: Page, nr: i32) -> bool {
     cpu.step(StepKind::RefAddUnlessZero, page.0.into(), nr.into());
     cpu.touch(page);
+    if cpu.lacks(Safeguard::UnlessZero) {
+        frame(cpu, page).refcount.add_return(nr);
+        return true;
+    }
     frame(cpu, page).refcount.add_unless(nr, 0)
 }
 
@@ -290,6 +294,10 @@ pub fn page_ref_add_unless_zero(cpu: &Cpu, page: Page, nr: i32) -> bool {
 pub fn page_ref_freeze(cpu: &Cpu, page: Page, count: i32) -> bool {
     cpu.step(StepKind::RefFreeze, page.0.into(), count.into());
     cpu.touch(page);
+    if cpu.lacks(Safeguard::FreezeExact) {
+        frame(cpu, page).refcount.set(0);
+        return true;
+    }
     frame(cpu, page).refcount.cmpxchg(count, 0)
 }
 

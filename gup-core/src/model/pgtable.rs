@@ -22,8 +22,9 @@ use super::wait::Wait;
 use super::world::World;
 use crate::atomic::{RawLock, Word64};
 use crate::flags::VmFlags;
+use crate::history::Safeguard;
 use crate::step::StepKind;
-use crate::sync::{Locked, yield_now};
+use crate::sync::Locked;
 
 const PRESENT: u64 = 1 << 0;
 const RW: u64 = 1 << 1;
@@ -157,10 +158,19 @@ macro_rules! level {
                 cpu.step(StepKind::EntrySet, self.0.id(), v.0 as i64);
                 self.0.word(cpu.world).set_release(v.0);
             }
-            /// Takes the entry out. C: ptep_get_and_clear() and relatives
+            /// Reads the entry again, to see whether it is what it was. Nothing
+            /// is followed from it, so nothing is ordered after it.
+            /// C: the same READ_ONCE(*ptr)
+            #[inline]
+            pub fn read_again(self, cpu: &Cpu) -> $value {
+                cpu.step(StepKind::$kind, self.0.id(), 0);
+                $value(self.0.word(cpu.world).read())
+            }
+            /// Takes the entry out. Architectures give no order with it: on
+            /// arm64 it is xchg_relaxed(). C: ptep_get_and_clear() and relatives
             pub fn get_and_clear(self, cpu: &Cpu) -> $value {
                 cpu.step(StepKind::EntryRmw, self.0.id(), 0);
-                $value(self.0.word(cpu.world).xchg(0))
+                $value(self.0.word(cpu.world).xchg_relaxed(0))
             }
             /// Takes the write bit away. C: ptep_set_wrprotect() and
             /// relatives
@@ -659,7 +669,9 @@ fn table_take(cpu: &Cpu) -> Option<u16> {
 /// still walk it with interrupts off has left.
 /// C: tlb_remove_table(), mm/mmu_gather.c
 fn table_free(cpu: &Cpu, table: u16) {
-    tlb_remove_table_sync(cpu);
+    if !cpu.lacks(Safeguard::TableWait) {
+        tlb_remove_table_sync(cpu);
+    }
     let t = &cpu.world.tables.slots[usize::from(table)];
     t.entries.iter().for_each(|e| e.set(0));
     *cpu.world.tables.used.lock() &= !(1 << table);
@@ -673,9 +685,7 @@ pub(crate) fn tlb_remove_table_sync(cpu: &Cpu) {
     if cpu.bug_on(cpu.irqs_off.get() != 0, at, "waiting for an IPI with interrupts off") {
         return;
     }
-    while cpu.world.irqs_off.add_return(0) != 0 && !cpu.goes_on_without(Wait::InterruptsOff) {
-        yield_now();
-    }
+    cpu.world.irqs_off.synchronize(|| cpu.goes_on_without(Wait::InterruptsOff));
 }
 
 /// Gives `mm` an empty PGD. C: pgd_alloc(), arch/x86/mm/pgtable.c

@@ -32,7 +32,7 @@ use super::pgtable::{
 use super::swap::{page_swap_entry, swap_duplicate, swap_free};
 use crate::errno::Errno;
 use crate::flags::{Pg, VmFlags};
-use crate::history::{Base, Defect};
+use crate::history::{Base, Defect, Safeguard};
 use crate::step::StepKind;
 
 /// Whether an anonymous page gets a mapping that is its only one.
@@ -127,7 +127,7 @@ pub(crate) fn folio_try_dup_anon_rmap(
 /// `EBUSY` if it may be pinned; it stays exclusive then.
 pub(crate) fn folio_try_share_anon_rmap(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     let barriers = !cpu.has(Defect::ExclusiveWithoutBarriers);
-    if barriers {
+    if barriers && !cpu.lacks(Safeguard::BarrierAfterClear) {
         smp_mb(cpu);
     }
     if page_maybe_dma_pinned(cpu, page) {
@@ -182,7 +182,7 @@ fn mapcount_add(cpu: &Cpu, page: Page, compound: bool, n: i32) {
 
 /// What the reverse map goes by. C: folio->mapping, folio->index
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RmapPlace {
+pub struct RmapPlace {
     file: Option<File>,
     /// In a file; else the address, in pages.
     index: u64,
@@ -190,7 +190,7 @@ pub(crate) struct RmapPlace {
 
 impl RmapPlace {
     /// Of a head.
-    pub(crate) fn of(cpu: &Cpu, head: Page) -> Self {
+    pub fn of(cpu: &Cpu, head: Page) -> Self {
         let f = cpu.world.frame(head);
         let file = Mapping::from_word(f.mapping.read()).file();
         RmapPlace { file, index: f.index.read() as u64 }
@@ -288,7 +288,7 @@ fn with_pte_of(cpu: &Cpu, vma: &Vma, addr: u64, page: Page, f: impl FnOnce(PtePt
 
 /// How a page is taken out of its mappings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unmap {
+pub enum Unmap {
     /// Huge mappings become one migration entry.
     Whole,
     /// Huge mappings are split first. C: TTU_SPLIT_HUGE_PMD
@@ -298,7 +298,7 @@ pub(crate) enum Unmap {
 /// Replaces every mapping of the compound page of `head` by a migration
 /// entry. On v6.12 false, and some mappings are left, if a page is exclusive
 /// and may be pinned. C: try_to_migrate(), mm/rmap.c
-pub(crate) fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
+pub fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
     let place = RmapPlace::of(cpu, head);
     if hugetlb::is_hugetlb(cpu, head) {
         let one = |(vma, addr)| hugetlb::try_to_migrate_one(cpu, &vma, addr, head);
@@ -433,7 +433,7 @@ fn unmap_pte(cpu: &Cpu, vma: &Vma, addr: u64, page: Page) -> bool {
 /// `new`. `nr` is the number of pages, `place` where `old` was made.
 /// `zeropage`: small pages of zeroes are replaced by the zero page instead.
 /// C: remove_migration_ptes(), mm/migrate.c; RMP_USE_SHARED_ZEROPAGE
-pub(crate) fn remove_migration_ptes(
+pub fn remove_migration_ptes(
     cpu: &Cpu,
     old: Page,
     new: Page,

@@ -10,9 +10,9 @@ use super::pgtable::Tables;
 use super::swap::Swap;
 use super::vmstat::NodeStat;
 use super::zone::Zone;
-use crate::atomic::{Atomic32, Word64};
+use crate::atomic::{Atomic32, IrqsOff, Statistic};
 use crate::flags::Pg;
-use crate::sync::Locked;
+use crate::sync::{Locked, OwnCpu};
 
 /// The shared state: page frames, page tables, address spaces, files, LRU
 /// batches, free lists, statistics.
@@ -26,13 +26,13 @@ pub struct World {
     pub(crate) mms: Box<[Mm]>,
     pub(crate) files: [AddressSpace; File::COUNT],
     pub(crate) zone: Locked<Zone>,
-    pub(crate) lru: Locked<Lru>,
+    pub(crate) lru: OwnCpu<Lru>,
     pub(crate) swap: Locked<Swap>,
     /// Pageblocks of type MIGRATE_ISOLATE, one bit each.
     pub(crate) isolated_blocks: Atomic32,
-    pub(crate) vmstat: [Word64; NodeStat::COUNT],
+    pub(crate) vmstat: [Statistic; NodeStat::COUNT],
     /// CPUs inside an interrupts-off section.
-    pub(crate) irqs_off: Atomic32,
+    pub(crate) irqs_off: IrqsOff,
 }
 
 impl World {
@@ -46,11 +46,11 @@ impl World {
             mms: (0..limits.mms).map(|_| Mm::new()).collect(),
             files: File::ALL_ARRAY.map(AddressSpace::new),
             zone: Locked::new(Zone::new(&limits)),
-            lru: Locked::new(Lru::new()),
+            lru: OwnCpu::new(Lru::new()),
             swap: Locked::new(Swap::new()),
             isolated_blocks: Atomic32::new(0),
-            vmstat: std::array::from_fn(|_| Word64::new(0)),
-            irqs_off: Atomic32::new(0),
+            vmstat: std::array::from_fn(|_| Statistic::new()),
+            irqs_off: IrqsOff::new(limits.cpus),
         };
         debug_assert!(usize::from(limits.cpus) <= MAX_CPUS);
         world.set_up_zero_page();
@@ -84,7 +84,7 @@ impl World {
         for v in &self.vmstat {
             v.set(0);
         }
-        self.irqs_off.set(0);
+        self.irqs_off.set_count(0);
     }
 
     /// Makes this world a copy of `other`, which must have the same limits.
@@ -109,7 +109,7 @@ impl World {
         for (to, from) in self.vmstat.iter().zip(&other.vmstat) {
             to.set(from.read());
         }
-        self.irqs_off.set(other.irqs_off.read());
+        self.irqs_off.set_count(other.irqs_off.count());
     }
 
     /// The sizes it was built with.
@@ -150,7 +150,7 @@ impl World {
 
     /// A statistic.
     pub fn node_stat(&self, item: NodeStat) -> i64 {
-        self.vmstat[item as usize].read() as i64
+        self.vmstat[item as usize].read()
     }
 
     /// What can be seen of a page without taking a step: for observers of a

@@ -12,7 +12,7 @@ use super::grab::{put_compound_head, try_grab_compound_head, unpin_user_page, un
 use super::longterm::__gup_longterm_locked;
 use crate::errno::Errno;
 use crate::flags::Foll;
-use crate::history::{Defect, Proposal};
+use crate::history::{Defect, Proposal, Safeguard};
 use crate::model::Cpu;
 use crate::model::limits::{PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE};
 use crate::model::mm::{
@@ -82,7 +82,7 @@ fn gup_pte_range(
             put_compound_head(cpu, head, 1, flags);
             return false;
         }
-        if pte != ptep.read(cpu) {
+        if pte != ptep.read_again(cpu) && !cpu.lacks(Safeguard::PteRecheck) {
             put_compound_head(cpu, head, 1, flags);
             return false;
         }
@@ -146,7 +146,7 @@ fn gup_huge_pmd(
     let Some(head) = fast_grab(cpu, orig.pfn(), refs as i32, flags) else {
         return false;
     };
-    if orig != pmdp.read(cpu) {
+    if orig != pmdp.read_again(cpu) && !cpu.lacks(Safeguard::PmdRecheck) {
         put_compound_head(cpu, head, refs as i32, flags);
         return false;
     }
@@ -322,7 +322,7 @@ fn lockless_pages_from_mm(
     // PORT: gup_fast_permitted() is what access_ok() was.
     if gup_flags.contains(Foll::PIN) {
         seq = read_write_protect_seq(cpu, mm);
-        if seq & 1 != 0 {
+        if seq & 1 != 0 && !cpu.lacks(Safeguard::SeqEven) {
             return 0;
         }
     }
@@ -332,7 +332,10 @@ fn lockless_pages_from_mm(
     cpu.local_irq_restore(flags);
 
     // fork() may have write-protected what was pinned: pinned too late.
-    if gup_flags.contains(Foll::PIN) && retry_write_protect_seq(cpu, mm, seq) {
+    if gup_flags.contains(Foll::PIN)
+        && retry_write_protect_seq(cpu, mm, seq)
+        && !cpu.lacks(Safeguard::SeqRetry)
+    {
         unpin_user_pages(cpu, pages, Ok(nr_pinned));
         return 0;
     }
@@ -355,7 +358,7 @@ fn internal_get_user_pages_fast(
     if cpu.warn_on(!known.contains(gup_flags), "internal_get_user_pages_fast", "unknown flags") {
         return Err(Errno::EINVAL);
     }
-    if gup_flags.contains(Foll::PIN) {
+    if gup_flags.contains(Foll::PIN) && !cpu.lacks(Safeguard::HasPinnedFirst) {
         mm_set_has_pinned_flag(cpu, cpu.current_mm());
     }
     // PORT: might_lock_read() only informs lockdep.

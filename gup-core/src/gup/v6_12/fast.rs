@@ -16,7 +16,7 @@ use super::grab::{
 use super::longterm::__gup_longterm_locked;
 use crate::errno::Errno;
 use crate::flags::Foll;
-use crate::history::Defect;
+use crate::history::{Defect, Safeguard};
 use crate::model::folio::{
     Folio, arch_make_folio_accessible, folio_mapping, folio_set_referenced, folio_test_hugetlb,
     folio_test_large, folio_test_slab, secretmem_mapping, shmem_mapping,
@@ -119,8 +119,9 @@ fn gup_fast_pte_range(
         };
         // The table may be on its way out, too: khugepaged clears the PMD
         // first, and leaves the PTEs as they are.
-        let pmd_moved = !cpu.has(Defect::CollapseUnseen) && pmd != pmdp.read(cpu);
-        if pmd_moved || pte != ptep.read(cpu) {
+        let pmd_moved = !cpu.has(Defect::CollapseUnseen) && pmd != pmdp.read_again(cpu);
+        let pte_moved = |cpu| pte != ptep.read_again(cpu) && !cpu.lacks(Safeguard::PteRecheck);
+        if pmd_moved || pte_moved(cpu) {
             gup_put_folio(cpu, folio, 1, flags);
             return false;
         }
@@ -177,7 +178,7 @@ fn gup_fast_pmd_leaf(
     let Some(folio) = try_grab_folio_fast(cpu, page, refs as i32, flags) else {
         return false;
     };
-    if orig != pmdp.read(cpu) {
+    if orig != pmdp.read_again(cpu) && !cpu.lacks(Safeguard::PmdRecheck) {
         gup_put_folio(cpu, folio, refs as i32, flags);
         return false;
     }
@@ -220,7 +221,7 @@ fn gup_fast_pud_leaf(
     let Some(folio) = try_grab_folio_fast(cpu, page, refs as i32, flags) else {
         return false;
     };
-    if orig != pudp.read(cpu) {
+    if orig != pudp.read_again(cpu) {
         gup_put_folio(cpu, folio, refs as i32, flags);
         return false;
     }
@@ -384,7 +385,7 @@ fn gup_fast(cpu: &Cpu, start: u64, end: u64, gup_flags: Foll, pages: &mut [Page]
     // PORT: gup_fast_permitted() is what access_ok() was.
     if gup_flags.contains(Foll::PIN) {
         seq = read_write_protect_seq(cpu, mm);
-        if seq & 1 != 0 {
+        if seq & 1 != 0 && !cpu.lacks(Safeguard::SeqEven) {
             return 0;
         }
     }
@@ -395,7 +396,7 @@ fn gup_fast(cpu: &Cpu, start: u64, end: u64, gup_flags: Foll, pages: &mut [Page]
 
     // fork() may have write-protected what was pinned: pinned too late.
     if gup_flags.contains(Foll::PIN) {
-        if retry_write_protect_seq(cpu, mm, seq) {
+        if retry_write_protect_seq(cpu, mm, seq) && !cpu.lacks(Safeguard::SeqRetry) {
             gup_fast_unpin_user_pages(cpu, &pages[..nr_pinned]);
             return 0;
         }
@@ -427,7 +428,7 @@ fn gup_fast_fallback(
     if cpu.warn_on(!known.contains(gup_flags), "gup_fast_fallback", "unknown flags") {
         return Err(Errno::EINVAL);
     }
-    if gup_flags.contains(Foll::PIN) {
+    if gup_flags.contains(Foll::PIN) && !cpu.lacks(Safeguard::HasPinnedFirst) {
         mm_set_has_pinned_flag(cpu, cpu.current_mm());
     }
     // PORT: might_lock_read() only informs lockdep.

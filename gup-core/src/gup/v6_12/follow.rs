@@ -8,7 +8,7 @@
 use super::grab::{try_grab_folio, unpin_user_page};
 use crate::errno::Errno;
 use crate::flags::{Foll, VmFlags};
-use crate::history::Defect;
+use crate::history::{Defect, Safeguard};
 use crate::model::folio::{
     arch_make_folio_accessible, page_anon, page_anon_exclusive, page_folio, smp_rmb,
 };
@@ -417,7 +417,7 @@ pub(super) fn gup_must_unshare(cpu: &Cpu, vma: Option<&Vma>, flags: Foll, page: 
     }
     // The entry before the flag: pairs with the barrier between clearing the
     // flag and setting the entry in folio_try_share_anon_rmap().
-    if !cpu.has(Defect::ExclusiveWithoutBarriers) {
+    if !cpu.has(Defect::ExclusiveWithoutBarriers) && !cpu.lacks(Safeguard::BarrierBeforeExclusive) {
         smp_rmb(cpu);
     }
     !page_anon_exclusive(cpu, page)

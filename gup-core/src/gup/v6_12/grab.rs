@@ -8,7 +8,7 @@
 
 use crate::errno::Errno;
 use crate::flags::Foll;
-use crate::history::Defect;
+use crate::history::{Defect, Safeguard};
 use crate::model::folio::{
     Folio, Migratetype, folio_is_device_coherent, folio_is_zone_movable, folio_lock,
     folio_mark_dirty, folio_migratetype, folio_nr_pages, folio_page_idx, folio_pincount,
@@ -65,7 +65,7 @@ fn try_get_folio(cpu: &Cpu, page: Page, refs: i32) -> Option<Folio> {
         }
         // The folio is stable from here on. Whether the page still belongs to
         // it is another question: it may have been split off before.
-        if page_folio(cpu, page) != folio {
+        if !cpu.has(Defect::HeadNotRechecked) && page_folio(cpu, page) != folio {
             // PORT: no device memory: put_devmap_managed_folio_refs() is false.
             folio_put_refs(cpu, folio, refs);
             continue;
@@ -352,7 +352,7 @@ pub fn try_grab_folio_fast(cpu: &Cpu, page: Page, refs: i32, flags: Foll) -> Opt
     }
     // The pin before the entry is read again: pairs with the barrier between
     // clearing the entry and looking for pins in folio_try_share_anon_rmap().
-    if !cpu.has(Defect::ExclusiveWithoutBarriers) {
+    if !cpu.has(Defect::ExclusiveWithoutBarriers) && !cpu.lacks(Safeguard::BarrierAfterGrab) {
         smp_mb__after_atomic(cpu);
     }
     node_stat_mod_folio(cpu, folio, NodeStat::NR_FOLL_PIN_ACQUIRED, refs.into());

@@ -21,25 +21,20 @@
 //! Never: a page carries more or less than its mappings and the pins that the
 //! calls returned.
 
-use std::sync::Arc;
-
 use gup_core::Errno;
 use gup_core::flags::{FaultFlag, Foll, GFP_HIGHUSER_MOVABLE};
-use gup_core::gup::v5_15::{pin_user_pages, pin_user_pages_fast, unpin_user_page};
 use gup_core::invariants::mapcounts_match_tables;
 use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
 use gup_core::model::memory::{handle_mm_fault, user_store};
-use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock, vma_lookup};
+use gup_core::model::mm::vma_lookup;
 use gup_core::model::mmap::{Kind, Prot, madvise_dontneed, mm_alloc, mmap};
 use gup_core::model::zone::alloc_pages;
-use gup_core::model::{Cpu, Limits, Page, World};
-use loom_tests::{
-    Body, Bound, Held, Kernel, Verdict, at_once, kernel, kernel_under_test, model, must_fail,
-};
+use gup_core::model::{Cpu, Limits, Page};
+use loom_tests::calls::{MM, pin_user_pages, pin_user_pages_fast, scene, unpin_user_page};
+use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
 /// A THP and as much again.
 const LIMITS: Limits = Limits { frames: 16, movable_start: 8, device_start: 16, ..Limits::LOOM };
-const MM: MmId = MmId(0);
 const ADDR: u64 = PAGE_SIZE;
 
 /// A page of a THP of which nothing else is mapped, and a pin of it.
@@ -52,28 +47,14 @@ fn last_mapped_tail(cpu: &Cpu) -> Result<Page, Errno> {
     // Dirty and young, as the PTE of a page that a write faults in.
     let vma = vma_lookup(cpu, MM, ADDR).expect("mapped above");
     handle_mm_fault(cpu, &vma, ADDR, FaultFlag::WRITE);
-    let mut pages = [Page::UNSET];
-    pin_user_pages(cpu, ADDR, 1, Foll::WRITE, Some(&mut pages), None)?;
-    Ok(pages[0])
+    pin_user_pages(cpu, ADDR, Foll::WRITE).pins.pop().ok_or(Errno::EFAULT)
 }
 
 fn race(kernel: Kernel) -> Verdict {
-    let world = Arc::new(World::new(LIMITS));
-    let page = last_mapped_tail(&Cpu::new(&world, kernel, 0)).expect("the world is empty");
-
-    let fast: Body = Box::new(|cpu| {
-        let mut pages = [Page::UNSET];
-        let n = pin_user_pages_fast(cpu, ADDR, 1, Foll::WRITE, &mut pages);
-        Held::pins(pages.into_iter().take(n.unwrap_or(0)))
-    });
-    let slow: Body = Box::new(|cpu| {
-        let mut pages = [Page::UNSET];
-        mmap_read_lock(cpu, MM);
-        let n = pin_user_pages(cpu, ADDR, 1, Foll::WRITE, Some(&mut pages), None);
-        mmap_read_unlock(cpu, MM);
-        Held::pins(pages.into_iter().take(n.unwrap_or(0)))
-    });
-    let unpin: Body = Box::new(move |cpu| {
+    let (world, page) = scene(LIMITS, kernel, last_mapped_tail);
+    let fast = body(|cpu| pin_user_pages_fast(cpu, ADDR, Foll::WRITE));
+    let slow = body(|cpu| pin_user_pages(cpu, ADDR, Foll::WRITE));
+    let unpin = body(move |cpu| {
         madvise_dontneed(cpu, MM, ADDR, 1).expect("the VMA is there");
         unpin_user_page(cpu, page);
         Held::gets(alloc_pages(cpu, GFP_HIGHUSER_MOVABLE, 0))
@@ -86,11 +67,10 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn counts_add_up() {
-    model(Bound::Preemptions(3), || race(kernel_under_test()));
+    holds!(Bound::Preemptions(3), [V5_15], race);
 }
 
 #[test]
-fn found_without_c24d37322548() {
-    let without = || race(kernel("v5.15 fixed without c24d37322548"));
-    must_fail("accounting", Bound::Preemptions(2), without);
+fn found_without_the_head_recheck() {
+    fails!("accounting", Bound::Preemptions(2), [V5_15], "without c24d37322548", race);
 }

@@ -14,39 +14,30 @@
 //! With (B1) to (B3) between (A1) and (A2), the reference is one on the old
 //! head, with which `page` has nothing to do any more. (A3) is the recheck of
 //! c24d37322548. (B1) keeps (A2) out of the split itself: CPU 0 gets its
-//! reference before it, and the split is off, or after.
+//! reference before it, and the split is off, or after. If (B1) took any
+//! count, a reference from before it would be lost.
 //!
 //! Never: CPU 0 has pinned `page`, and the pin is not on the head of `page`.
 
-use std::sync::Arc;
-
+use gup_core::Errno;
 use gup_core::flags::{Foll, GFP_HIGHUSER_MOVABLE, Gfp};
-use gup_core::gup::v5_15::grab::try_grab_compound_head;
 use gup_core::model::huge_memory::__split_huge_page;
 use gup_core::model::page::{page_ref_freeze, put_page, trylock_page, unlock_page};
 use gup_core::model::zone::alloc_pages;
-use gup_core::model::{Cpu, Limits, Page, World};
-use loom_tests::{
-    Body, Bound, Held, Kernel, Verdict, at_once, kernel, kernel_under_test, model, must_fail,
-};
+use gup_core::model::{Cpu, Limits, Page};
+use loom_tests::calls::{grab_fast, scene};
+use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
 /// No address space: the page was looked up before, and nobody maps it.
-const LIMITS: Limits = Limits { tables: 0, mms: 0, ..Limits::LOOM };
+const LIMITS: Limits = Limits { tables: 0, mms: 0, cpus: 2, ..Limits::LOOM };
+const GFP: Gfp = GFP_HIGHUSER_MOVABLE;
 
 fn race(kernel: Kernel, order: u32) -> Verdict {
-    let world = Arc::new(World::new(LIMITS));
-    let gfp = GFP_HIGHUSER_MOVABLE | Gfp::COMP;
-    let head = alloc_pages(&Cpu::new(&world, kernel, 0), gfp, order);
-    let head = head.expect("the world is empty");
+    let (world, head) =
+        scene(LIMITS, kernel, |cpu| alloc_pages(cpu, GFP | Gfp::COMP, order).ok_or(Errno::ENOMEM));
     let page = head.nth(1);
-
-    let grab: Body = Box::new(move |cpu| {
-        let flags = cpu.local_irq_save();
-        let grabbed = try_grab_compound_head(cpu, page, 1, Foll::PIN);
-        cpu.local_irq_restore(flags);
-        Held::pins(grabbed.map(|_| page))
-    });
-    let split: Body = Box::new(move |cpu| {
+    let grab = body(move |cpu| grab_fast(cpu, page, Foll::PIN));
+    let split = body(move |cpu| {
         split_off(cpu, head, page, 1 << order);
         Held::gets([page])
     });
@@ -69,20 +60,18 @@ fn split_off(cpu: &Cpu, head: Page, page: Page, nr: u64) {
 
 #[test]
 fn a_pin_sits_on_the_pages_own_head() {
-    model(Bound::All, || race(kernel_under_test(), 1));
+    holds!(Bound::All, [V5_15, V6_12], |kernel| race(kernel, 1));
+    holds!(Bound::All, [V5_15, V6_12], |kernel| race(kernel, 2));
 }
 
 #[test]
-fn a_pin_sits_on_the_pages_own_head_that_had_a_pin_count() {
-    model(Bound::All, || race(kernel_under_test(), 2));
+fn found_without_the_head_recheck() {
+    fails!("accounting", Bound::All, [V5_15, V6_12], "without c24d37322548", |k| race(k, 1));
+    fails!("accounting", Bound::All, [V5_15, V6_12], "without c24d37322548", |k| race(k, 2));
 }
 
 #[test]
-fn found_without_c24d37322548() {
-    must_fail("accounting", Bound::All, || race(kernel("v5.15 fixed without c24d37322548"), 1));
-}
-
-#[test]
-fn found_without_c24d37322548_with_a_pin_count() {
-    must_fail("accounting", Bound::All, || race(kernel("v5.15 fixed without c24d37322548"), 2));
+fn found_without_an_exact_freeze() {
+    let race = |kernel| race(kernel, 1);
+    fails!("accounting", Bound::All, [V5_15, V6_12], "without safeguard:freeze-exact", race);
 }

@@ -15,12 +15,9 @@
 //!
 //! Never: the call says that a page is pinned, and the address maps another.
 
-use std::sync::Arc;
-
 use gup_core::Errno;
 use gup_core::flags::Foll;
-use gup_core::gup::v6_12::pin_user_pages_fast;
-use gup_core::invariants::{Broken, mapcounts_match_tables};
+use gup_core::invariants::mapcounts_match_tables;
 use gup_core::model::khugepaged::{
     __collapse_huge_page_copy, __collapse_huge_page_copy_succeeded, __collapse_huge_page_isolate,
     Collapse, clear_pmd, give_up, install, start,
@@ -28,14 +25,14 @@ use gup_core::model::khugepaged::{
 use gup_core::model::limits::HPAGE_PMD_NR;
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::user_store;
-use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
-use gup_core::model::pgtable::mapped_page;
-use gup_core::model::{Cpu, Limits, Page, World};
-use loom_tests::{Body, Bound, Held, Kernel, Verdict, at_once, kernel, model, must_fail};
+use gup_core::model::{Cpu, Limits};
+use loom_tests::calls::{MM, pin_user_pages_fast, scene};
+use loom_tests::rules::pins_are_mapped;
+use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
-const LIMITS: Limits = Limits { frames: 24, movable_start: 8, device_start: 24, ..Limits::LOOM };
-const MM: MmId = MmId(0);
+const LIMITS: Limits =
+    Limits { frames: 24, movable_start: 8, device_start: 24, cpus: 2, ..Limits::LOOM };
 
 /// One small page, and a collapse of what is around it that has mmap_lock.
 fn ready(cpu: &Cpu) -> Result<Collapse, Errno> {
@@ -59,50 +56,26 @@ fn go_on(cpu: &Cpu, mut c: Collapse) {
 }
 
 fn race(kernel: Kernel) -> Verdict {
-    let world = Arc::new(World::new(LIMITS));
-    let c = ready(&Cpu::new(&world, kernel, 0)).expect("the world is empty");
-
-    let collapse: Body = Box::new(move |cpu| {
+    let (world, c) = scene(LIMITS, kernel, ready);
+    let collapse = body(move |cpu| {
         go_on(cpu, c);
         Held::nothing()
     });
-    let fast: Body = Box::new(|cpu| {
-        let mut pages = [Page::UNSET];
-        let n = pin_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut pages);
-        Held::pins(pages.into_iter().take(n.unwrap_or(0)))
-    });
+    let fast = body(|cpu| pin_user_pages_fast(cpu, 0, Foll::WRITE));
     let held = at_once(&world, kernel, [collapse, fast])?;
     let cpu = Cpu::new(&world, kernel, 0);
-    let mapped = mapped_page(&cpu, MM, 0);
-    if let Some(&page) = held.pins.first()
-        && mapped != Some(page)
-    {
-        let rule = "a pinned address still maps the pinned page";
-        let what = format!("page {} is pinned, {mapped:?} is mapped", page.0);
-        return Err(Broken { oracle: "reliability", page: Some(page), rule, what });
-    }
+    pins_are_mapped(&cpu, &held, 0)?;
     held.adds_up(&world)?;
     mapcounts_match_tables(&cpu)
 }
 
 #[test]
 fn a_pin_sits_on_the_page_that_is_mapped() {
-    model(Bound::All, || race(kernel("v6.12 fixed")));
+    holds!(Bound::All, [V6_12], race);
 }
 
 #[test]
-fn the_recheck_alone_is_enough() {
-    model(Bound::Preemptions(3), || race(kernel("v6.12 fixed without 2ba99c5e0881")));
-}
-
-#[test]
-fn waiting_alone_is_enough() {
-    model(Bound::All, || race(kernel("v6.12 fixed without 70cbc3cc78a9")));
-}
-
-#[test]
-fn found_without_70cbc3cc78a9_and_2ba99c5e0881() {
-    must_fail("reliability", Bound::Preemptions(2), || {
-        race(kernel("v6.12 fixed without 70cbc3cc78a9 without 2ba99c5e0881"))
-    });
+fn found_without_the_recheck_and_the_wait() {
+    let bound = Bound::Preemptions(2);
+    fails!("reliability", bound, [V6_12], "without 70cbc3cc78a9 without 2ba99c5e0881", race);
 }

@@ -14,46 +14,20 @@
 //!
 //! Never: a table, and with it a page that is pinned and mapped, is lost.
 
-use std::sync::Arc;
-
 use gup_core::Errno;
 use gup_core::flags::Foll;
-use gup_core::gup::v5_15::pin_user_pages;
 use gup_core::invariants::mapcounts_match_tables;
 use gup_core::model::limits::{PAGE_SIZE, PMD_SIZE};
 use gup_core::model::memory::user_store;
-use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
 use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
 use gup_core::model::pgtable::mapped_page;
-use gup_core::model::{Cpu, Limits, Page, World};
-use loom_tests::{Body, Bound, Held, Kernel, Verdict, at_once, kernel_under_test, model};
+use gup_core::model::{Cpu, Limits};
+use loom_tests::calls::{MM, pin_user_pages, scene};
+use loom_tests::{Bound, Kernel, Verdict, at_once, body, holds};
 
 /// The tables of one address, and one more PTE table for each CPU.
 const LIMITS: Limits =
-    Limits { frames: 5, movable_start: 1, device_start: 5, tables: 6, ..Limits::LOOM };
-const MM: MmId = MmId(0);
-
-fn race(kernel: Kernel) -> Verdict {
-    let world = Arc::new(World::new(LIMITS));
-    empty_vma(&Cpu::new(&world, kernel, 0)).expect("the world is empty");
-
-    let pin = |addr| -> Body {
-        Box::new(move |cpu| {
-            let mut pages = [Page::UNSET];
-            mmap_read_lock(cpu, MM);
-            let n = pin_user_pages(cpu, addr, 1, Foll::WRITE, Some(&mut pages), None);
-            mmap_read_unlock(cpu, MM);
-            Held::pins(n.map(|_| pages[0]))
-        })
-    };
-    let held = at_once(&world, kernel, [pin(0), pin(PAGE_SIZE)])?;
-    held.adds_up(&world)?;
-    let cpu = Cpu::new(&world, kernel, 0);
-    mapcounts_match_tables(&cpu)?;
-    let mapped = [0, PAGE_SIZE].map(|addr| mapped_page(&cpu, MM, addr));
-    assert!(held.pins.into_iter().map(Some).eq(mapped), "each pins what is mapped there");
-    Ok(())
-}
+    Limits { frames: 5, movable_start: 1, device_start: 5, tables: 6, cpus: 2, ..Limits::LOOM };
 
 /// Two pages to fault in, and a neighbour that brings the upper tables.
 fn empty_vma(cpu: &Cpu) -> Result<(), Errno> {
@@ -63,7 +37,19 @@ fn empty_vma(cpu: &Cpu) -> Result<(), Errno> {
     user_store(cpu, MM, PMD_SIZE, 1).map(|_| ())
 }
 
+fn race(kernel: Kernel) -> Verdict {
+    let (world, ()) = scene(LIMITS, kernel, empty_vma);
+    let pin = |addr| body(move |cpu| pin_user_pages(cpu, addr, Foll::WRITE));
+    let held = at_once(&world, kernel, [pin(0), pin(PAGE_SIZE)])?;
+    held.adds_up(&world)?;
+    let cpu = Cpu::new(&world, kernel, 0);
+    mapcounts_match_tables(&cpu)?;
+    let mapped = [0, PAGE_SIZE].map(|addr| mapped_page(&cpu, MM, addr));
+    assert!(held.pins.into_iter().map(Some).eq(mapped), "each pins what is mapped there");
+    Ok(())
+}
+
 #[test]
 fn no_page_and_no_table_is_lost() {
-    model(Bound::Preemptions(3), || race(kernel_under_test()));
+    holds!(Bound::Preemptions(3), [V5_15, V6_12], race);
 }

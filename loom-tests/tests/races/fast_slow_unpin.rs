@@ -17,53 +17,34 @@
 //!
 //! Never: the page carries more or less than its mapping and the two pins.
 
-use std::sync::Arc;
-
 use gup_core::Errno;
 use gup_core::flags::Foll;
-use gup_core::gup::v5_15::{pin_user_pages, pin_user_pages_fast, unpin_user_page};
 use gup_core::invariants::mapcounts_match_tables;
 use gup_core::model::memory::user_store;
-use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
 use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
-use gup_core::model::{Cpu, Limits, Page, World};
-use loom_tests::{Body, Bound, Held, Kernel, Verdict, at_once, kernel_under_test, model};
+use gup_core::model::{Cpu, Limits, Page};
+use loom_tests::calls::{MM, pin_user_pages, pin_user_pages_fast, scene, unpin_user_page};
+use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, holds};
 
 /// One page to pin, and a few to spare.
 const LIMITS: Limits = Limits { frames: 4, movable_start: 2, device_start: 4, ..Limits::LOOM };
-const MM: MmId = MmId(0);
-const ADDR: u64 = 0;
-
-fn pin_slowly(cpu: &Cpu) -> Result<Page, Errno> {
-    let mut pages = [Page::UNSET];
-    mmap_read_lock(cpu, MM);
-    let n = pin_user_pages(cpu, ADDR, 1, Foll::WRITE, Some(&mut pages), None);
-    mmap_read_unlock(cpu, MM);
-    n.map(|_| pages[0])
-}
 
 /// A mapped page, and a pin of it.
 fn pinned_page(cpu: &Cpu) -> Result<Page, Errno> {
     mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, ADDR, 1, Prot::ReadWrite, Kind::Anon)?;
-    user_store(cpu, MM, ADDR, 1)?;
-    pin_slowly(cpu)
+    mmap(cpu, MM, 0, 1, Prot::ReadWrite, Kind::Anon)?;
+    user_store(cpu, MM, 0, 1)?;
+    pin_user_pages(cpu, 0, Foll::WRITE).pins.pop().ok_or(Errno::EFAULT)
 }
 
 fn race(kernel: Kernel) -> Verdict {
-    let world = Arc::new(World::new(LIMITS));
-    let page = pinned_page(&Cpu::new(&world, kernel, 0)).expect("the world is empty");
-
-    let unpin: Body = Box::new(move |cpu| {
+    let (world, page) = scene(LIMITS, kernel, pinned_page);
+    let unpin = body(move |cpu| {
         unpin_user_page(cpu, page);
         Held::nothing()
     });
-    let slow: Body = Box::new(|cpu| Held::pins(pin_slowly(cpu)));
-    let fast: Body = Box::new(|cpu| {
-        let mut pages = [Page::UNSET];
-        let n = pin_user_pages_fast(cpu, ADDR, 1, Foll::WRITE, &mut pages);
-        Held::pins(n.map(|_| pages[0]))
-    });
+    let slow = body(|cpu| pin_user_pages(cpu, 0, Foll::WRITE));
+    let fast = body(|cpu| pin_user_pages_fast(cpu, 0, Foll::WRITE));
     let held = at_once(&world, kernel, [unpin, slow, fast])?;
     assert_eq!(held.pins, [page, page], "both find the page mapped");
     held.adds_up(&world)?;
@@ -72,5 +53,5 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn counts_add_up() {
-    model(Bound::Preemptions(4), || race(kernel_under_test()));
+    holds!(Bound::Preemptions(3), [V5_15, V6_12], race);
 }
