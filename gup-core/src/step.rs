@@ -123,23 +123,3 @@ impl fmt::Display for Step {
         Ok(())
     }
 }
-
-/// Under loom: the steps of all CPUs, in the order in which they were taken.
-/// loom runs its threads on one thread of the machine, one at a time.
-#[cfg(loom)]
-pub mod log {
-    use super::Step;
-    use std::cell::RefCell;
-
-    thread_local! {
-        static LOG: RefCell<Vec<(u8, Step)>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(crate) fn push(cpu: u8, step: Step) {
-        LOG.with_borrow_mut(|log| log.push((cpu, step)));
-    }
-    /// The steps since the last call, with the CPU that took each.
-    pub fn take() -> Vec<(u8, Step)> {
-        LOG.take()
-    }
-}

@@ -238,7 +238,11 @@ pub fn at_once(
 ) -> Result<Held, Broken> {
     let jobs = bodies.into_iter().zip(0..).map(|(body, id)| {
         let world = Arc::clone(world);
-        move || on_cpu(&Cpu::new(&world, kernel, id), body)
+        move || {
+            let cpu = Cpu::new(&world, kernel, id).watched_by(&engine::Columns);
+            cpu.watch_steps(true);
+            on_cpu(&cpu, body)
+        }
     });
     let held = engine::run(jobs.collect());
     nothing_left_behind(&Cpu::new(world, kernel, 0))?;

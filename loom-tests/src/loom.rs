@@ -4,6 +4,7 @@
 // Counts interleavings from outside of the model: no state of a race.
 #![allow(clippy::disallowed_types)]
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -13,7 +14,9 @@ use std::time::Instant;
 use std::{env, fs};
 
 use gup_core::invariants::Broken;
-use gup_core::step::{self, Step};
+use gup_core::model::Cpu;
+use gup_core::model::cpu::Watch;
+use gup_core::step::Step;
 use loom::model::Builder;
 
 use crate::{Bound, Kernel, Race, Verdict};
@@ -21,10 +24,25 @@ use crate::{Bound, Kernel, Race, Verdict};
 /// Far above what a race takes; a CPU that spins for ever comes there.
 const MAX_STEPS: usize = 50_000;
 
+thread_local! {
+    /// The steps of this round, and the CPU that took each. loom runs its
+    /// threads on one thread of the machine, one at a time.
+    static LOG: RefCell<Vec<(u8, Step)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes the steps of all CPUs in the order in which they are taken.
+pub(crate) struct Columns;
+
+impl Watch for Columns {
+    fn before(&self, cpu: &Cpu, step: &Step) {
+        LOG.with_borrow_mut(|log| log.push((cpu.id.get(), *step)));
+    }
+}
+
 /// Runs the bodies of one round: the last on this thread, which has nothing
 /// else to do, so that loom has one thread less to interleave.
 pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
-    step::log::take();
+    LOG.take();
     let last = jobs.pop();
     let others: Vec<_> = jobs.into_iter().map(loom::thread::spawn).collect();
     let last = last.map(|job| job());
@@ -57,7 +75,7 @@ pub(crate) fn explore(name: &str, kernel: Kernel, bound: Bound, race: impl Race)
     let secs = start.elapsed().as_secs_f64();
     println!("loom: {name} on {kernel}: {count} interleavings, {so_far}{bound}, {secs:.2} s");
     if verdict.is_err() && replay {
-        print!("{}", columns(&step::log::take()));
+        print!("{}", columns(&LOG.take()));
         if builder.checkpoint_file.is_none() {
             save(builder, saved, count, kernel, &race);
         }

@@ -2,7 +2,7 @@
 //! `cargo gup kernels`
 
 use clap::Args;
-use gup_core::history::{Base, Commit, Defect, Proposal, Reach, Released};
+use gup_core::history::{Base, Commit, Defect, Proposal, Reach, Released, Safeguard};
 use serde::Serialize;
 
 use super::{Outcome, Verdict, print_json};
@@ -20,6 +20,7 @@ A kernel is a base and what is changed in it:
   'v5.15 with c36c04c2e132'                with one more fix
   'v5.15 fixed without c24d37322548'       with one fix less
   'v5.15 with proposal:fast-only-flag'     with a change that was proposed
+  'v5.15 without safeguard:pte-recheck'    with a statement left out
 
 Examples:
   cargo gup kernels
@@ -35,6 +36,7 @@ struct Table {
     bases: Vec<&'static str>,
     defects: Vec<DefectRow>,
     proposals: Vec<ProposalRow>,
+    safeguards: Vec<SafeguardRow>,
 }
 
 #[derive(Serialize)]
@@ -76,6 +78,12 @@ struct ProposalRow {
     what: &'static str,
 }
 
+#[derive(Serialize)]
+struct SafeguardRow {
+    slug: &'static str,
+    what: &'static str,
+}
+
 fn table() -> Table {
     let defect = |d: &Defect| {
         let i = d.info();
@@ -98,10 +106,12 @@ fn table() -> Table {
         let i = p.info();
         ProposalRow { slug: i.slug, repairs: i.repairs.info().slug, what: i.what }
     };
+    let safeguard = |s: &Safeguard| SafeguardRow { slug: s.slug(), what: s.what() };
     Table {
         bases: Base::ALL.iter().map(|b| b.name()).collect(),
         defects: Defect::ALL.iter().map(defect).collect(),
         proposals: Proposal::ALL.iter().map(proposal).collect(),
+        safeguards: Safeguard::ALL.iter().map(safeguard).collect(),
     }
 }
 
@@ -133,6 +143,11 @@ impl Kernels {
         for p in table.proposals {
             let head = format!("proposal:{} (for {}): {}", p.slug, p.repairs, p.what);
             print!("\n{}", wrap(&head, "  ", "  "));
+        }
+        println!("\nSafeguards, of no kernel's history, for the twins of the loom tests:");
+        for s in table.safeguards {
+            let head = format!("safeguard:{}: {}", s.slug, s.what);
+            print!("{}", wrap(&head, "  ", "    "));
         }
         println!("\nnext: cargo gup judge 'v5.15 with proposal:NAME'");
         Ok(Verdict::Held)

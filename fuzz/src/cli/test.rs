@@ -33,13 +33,23 @@ pub struct Test {
 /// Runs the races under every interleaving.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Arguments go to the test binary. GUP_KERNEL names the kernel.
+GUP_KERNEL names the kernel on which the claims are checked, instead of the
+fixed one of each base. Other arguments go to the test binary.
 
 Examples:
   cargo gup loom
-  cargo gup loom pin_and_split
+  cargo gup loom fast_get_against_split
+  cargo gup loom --unbounded
+  cargo gup loom --replay grab_against_split::found_without_an_exact_freeze
   GUP_KERNEL='v5.15 fixed without c24d37322548' cargo gup loom")]
 pub struct Loom {
+    /// Explore every interleaving, however long that takes
+    #[arg(long)]
+    unbounded: bool,
+    /// Print the steps of each CPU, in the order in which they were taken, of
+    /// the interleaving that breaks a rule; save it, and next time begin with it
+    #[arg(long)]
+    replay: bool,
     /// Which tests, and other arguments of the test binary
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -68,6 +78,11 @@ fn cannot_start(what: &str, e: &std::io::Error) -> Failure {
 impl Loom {
     pub(super) fn run(self) -> Outcome {
         let mut command = loom_command(&root()?);
+        for (set, name) in [(self.unbounded, "LOOM_UNBOUNDED"), (self.replay, "LOOM_REPLAY")] {
+            if set {
+                command.env(name, "1");
+            }
+        }
         let status = command.args(&self.args).status().map_err(|e| cannot_start("cargo", &e))?;
         Ok(if status.success() { Verdict::Held } else { Verdict::Violated })
     }

@@ -316,8 +316,6 @@ impl<'w> Cpu<'w> {
             self.show(Step { kind, object, arg });
         }
         self.steps.set(self.steps.get() + 1);
-        #[cfg(loom)]
-        crate::step::log::push(self.id.get(), Step { kind, object, arg });
     }
 
     #[cold]
