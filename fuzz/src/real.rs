@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The port beside the mm/gup.c that this was built with.
 
+mod v6_1;
+
 use gup_core::history::{Base, Kernel};
 use real_gup::sites;
 
-use crate::exec::against::{Against, Divergence};
+use crate::exec::against::{Against, Difference, Divergence};
 use crate::repro::Reproducer;
 use crate::repro::columns::columns;
 use crate::repro::minimise::minimise;
@@ -14,19 +16,25 @@ use crate::subject::{Port, RealGup};
 /// The port beside the C.
 pub type PortAgainstC = Against<Port, RealGup>;
 
-/// The kernel whose port follows the text: the base as it was released.
+/// The kernel whose port follows the text: the base as it was released, with
+/// what was fixed since the text.
 pub fn kernel() -> Kernel {
-    Kernel::released(Base::V6_12)
+    let open = if is_v6_1(&real_gup::text()) { v6_1::DEFECTS } else { &[] };
+    open.iter().fold(Kernel::released(Base::V6_12), |k, &d| k.with_defect(d))
 }
 
-/// Whether the port claims to follow the text.
-pub fn follows(text: &real_gup::Text) -> bool {
-    text.known && text.release.starts_with("6.12.")
+fn is_v6_1(text: &real_gup::Text) -> bool {
+    text.known && text.release.starts_with("6.1.")
 }
 
 /// A comparison on [`kernel`].
 pub fn against_c() -> PortAgainstC {
-    Against::new(kernel(), Port, RealGup)
+    Against::new(kernel(), Port, RealGup).but_for(differences())
+}
+
+/// What the text is known to do otherwise than the port.
+pub fn differences() -> &'static [Difference] {
+    if is_v6_1(&real_gup::text()) { v6_1::DIFFERENCES } else { &[] }
 }
 
 /// A divergence made small, and told: the scenario, and the steps of both in
@@ -35,7 +43,7 @@ pub fn explain(against: &mut PortAgainstC, ops: &[Op]) -> Option<String> {
     let (ops, _) = minimise(ops, |ops| against.run(ops).map(|d| d.finding))?;
     let divergence: Divergence = against.run(&ops)?;
     let upto = &ops[..end_of_group(&ops, divergence.finding.op)];
-    let (ours, theirs) = against.steps_of_last(upto, || sites::keep(true));
+    let [ours, theirs] = against.steps_of_last(upto, || sites::keep(true));
     let kept = sites::kept();
     sites::keep(false);
     let place = |i: usize| {

@@ -11,7 +11,7 @@ use gup_core::model::folio::Folio;
 use gup_core::model::mm::Vma;
 use gup_core::model::{Cpu, Page};
 
-use crate::scenario::{Call, CallOp, CallResult, Unpin};
+use crate::scenario::{Call, CallOp, CallResult, Unpin, What};
 
 /// The arrays and pointers that go with a call.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ pub trait Subject {
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]);
     /// A further pin on the folio of each page.
     fn add_pin(&self, cpu: &Cpu, pages: &[Page]);
+    /// Whether it has no such call although the base has.
+    fn lacks(&self, _what: &What) -> bool {
+        false
+    }
 }
 
 /// The port in gup-core.
@@ -218,6 +222,16 @@ impl Chosen {
     pub fn of_process() -> Chosen {
         *CHOSEN.get_or_init(Chosen::default)
     }
+    /// Whether it is the C of a tree older than `major.minor`.
+    #[cfg(feature = "real-gup")]
+    pub fn is_before(self, major: u32, minor: u32) -> bool {
+        self == Chosen::C && !real_gup::text().since(major, minor)
+    }
+    /// Whether it is the C of a tree older than `major.minor`.
+    #[cfg(not(feature = "real-gup"))]
+    pub fn is_before(self, _major: u32, _minor: u32) -> bool {
+        false
+    }
     /// The base whose surroundings it runs in, if it cannot run in any.
     pub fn base(self) -> Option<Base> {
         (self == Chosen::C).then_some(Base::V6_12)
@@ -254,6 +268,10 @@ impl Subject for Chosen {
     #[cfg(not(feature = "real-gup"))]
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         Port.unpin(cpu, how, pages);
+    }
+    #[cfg(feature = "real-gup")]
+    fn lacks(&self, what: &What) -> bool {
+        *self == Chosen::C && RealGup.lacks(what)
     }
     #[cfg(not(feature = "real-gup"))]
     fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
@@ -334,5 +352,14 @@ impl Subject for RealGup {
 
     fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
         folios(cpu, pages).for_each(|folio| real_gup::folio_add_pin(cpu, folio));
+    }
+
+    fn lacks(&self, what: &What) -> bool {
+        let of_folios = match what {
+            What::Unpin(how, _) => !how.exists_in(Base::V5_15),
+            What::FolioAddPin(..) => true,
+            _ => false,
+        };
+        of_folios && !real_gup::text().since(6, 12)
     }
 }

@@ -26,6 +26,30 @@ macro_rules! kinds {
     };
 }
 
+impl StepKind {
+    /// Whether it only reads, and orders nothing.
+    pub fn is_read(self) -> bool {
+        use StepKind::{
+            CacheRead, CompoundHead, FlagRead, MappingRead, MmFlagRead, PageblockRead,
+            PincountRead, PteRead, RefRead, Signal, TableRead,
+        };
+        matches!(
+            self,
+            TableRead
+                | PteRead
+                | CompoundHead
+                | RefRead
+                | PincountRead
+                | FlagRead
+                | MmFlagRead
+                | Signal
+                | CacheRead
+                | MappingRead
+                | PageblockRead
+        )
+    }
+}
+
 kinds! {
     /// READ_ONCE of a page-table entry above the PTE.
     TableRead = "table-read",

@@ -291,12 +291,10 @@ CALL(unpin_user_pages, (unpin_user_pages(pages, a->nr), 0))
 CALL(unpin_user_pages_dirty_lock, (unpin_user_pages_dirty_lock(pages, a->nr, a->dirty), 0))
 CALL(unpin_user_page_range_dirty_lock,
      (unpin_user_page_range_dirty_lock(pages[0], a->nr, a->dirty), 0))
-#ifdef SHIM_HAS_FOLIO_UNPIN
 CALL(unpin_user_folio, (unpin_user_folio((struct folio *)pages[0], a->nr), 0))
 CALL(unpin_folio, (unpin_folio((struct folio *)pages[0]), 0))
 CALL(unpin_folios, (unpin_folios((struct folio **)pages, a->nr), 0))
 CALL(folio_add_pin, (folio_add_pin((struct folio *)pages[0]), 0))
-#endif
 
 /* Which text this is. */
 const char shim_release[] = SHIM_RELEASE;

@@ -12,11 +12,15 @@
 
 /* ---------------------------------------------------------- v6.12: entry points */
 #if KVER >= 612
-#define SHIM_HAS_FOLIO_UNPIN
 void unpin_user_folio(struct folio *, unsigned long);
 void unpin_folio(struct folio *);
 void unpin_folios(struct folio **, unsigned long);
 void folio_add_pin(struct folio *);
+#else	/* RealGup::lacks() keeps everybody from them */
+#define unpin_user_folio(folio, n) BUG()
+#define unpin_folio(folio) BUG()
+#define unpin_folios(folios, n) BUG()
+#define folio_add_pin(folio) BUG()
 #endif
 
 /* ------------------------- v6.5: the look-up of a PTE, and the end of vmas[] */

@@ -81,6 +81,14 @@ pub struct Text {
     pub path: &'static str,
 }
 
+impl Text {
+    /// Whether the tree is of version `major.minor`, or of a later one.
+    pub fn since(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.release.split('.').map(|n| n.parse().unwrap_or(0u32));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+    }
+}
+
 /// Which text was compiled.
 pub fn text() -> Text {
     let text = |at: *const [c_char; 0]| {

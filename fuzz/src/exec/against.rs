@@ -10,11 +10,11 @@ use std::cell::{OnceCell, RefCell};
 use gup_core::history::Kernel;
 use gup_core::model::{Cpu, Limits, World};
 use gup_core::splat::{Splat, SplatKind};
-use gup_core::step::Step;
+use gup_core::step::{Step, StepKind};
 
 use super::window::{Inner, Windows};
 use super::{Finding, Judged, Ledger, tear_down, uncounted};
-use crate::scenario::{Op, split_first};
+use crate::scenario::{CallOp, Op, What, split_first};
 use crate::subject::Subject;
 
 /// The oracle's place in findings of a comparison.
@@ -36,6 +36,45 @@ impl<S: Subject> Lane<S> {
     }
 }
 
+/// How much of an op two subjects must do alike.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Alike {
+    /// The result and the world after it.
+    World,
+    /// And every step but mere reads: stores, atomics, locks, barriers.
+    Effects,
+    /// And every step.
+    Steps,
+}
+
+impl Alike {
+    /// The steps that are looked at, with their numbers within the op.
+    fn of(self, steps: &[Step]) -> impl Iterator<Item = Numbered> {
+        let seen = move |kind: StepKind| match self {
+            Alike::World => false,
+            Alike::Effects => !kind.is_read(),
+            Alike::Steps => true,
+        };
+        steps.iter().copied().enumerate().filter(move |&(_, step)| seen(step.kind))
+    }
+}
+
+/// A step, and its number within the op, from 0.
+pub type Numbered = (usize, Step);
+
+/// Something that two texts are known to do differently.
+#[derive(Debug)]
+pub struct Difference {
+    /// The commit that one text has and the other has not, or its subject.
+    pub since: &'static str,
+    /// What is different, and why that is so.
+    pub what: &'static str,
+    /// Whether it can show in a call, in the world before it.
+    pub shows: fn(&Cpu, &CallOp) -> bool,
+    /// What is alike all the same; `None` leaves the op out of the run.
+    pub alike: Option<Alike>,
+}
+
 /// Compares two subjects. The findings say what the first one does as
 /// `actual`, and what the second one does as `expected`.
 #[derive(Debug)]
@@ -43,7 +82,46 @@ pub struct Against<A, B> {
     kernel: Kernel,
     ours: Lane<A>,
     theirs: Lane<B>,
-    ops_run: u64,
+    differences: &'static [Difference],
+    ops_run: OpsRun,
+}
+
+/// Ops that were compared; skipped ops do not count.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct OpsRun {
+    /// In every step.
+    pub steps: u64,
+    /// In every step but mere reads.
+    pub effects: u64,
+    /// In their result and the world after them.
+    pub world: u64,
+    /// Ops that were left out.
+    pub left_out: u64,
+}
+
+impl OpsRun {
+    /// All that were compared.
+    pub fn compared(self) -> u64 {
+        self.steps + self.effects + self.world
+    }
+    fn count(&mut self, alike: Alike, ops: u64) {
+        *match alike {
+            Alike::Steps => &mut self.steps,
+            Alike::Effects => &mut self.effects,
+            Alike::World => &mut self.world,
+        } += ops;
+    }
+}
+
+impl std::iter::Sum for OpsRun {
+    fn sum<I: Iterator<Item = OpsRun>>(all: I) -> OpsRun {
+        all.fold(OpsRun::default(), |a, b| OpsRun {
+            steps: a.steps + b.steps,
+            effects: a.effects + b.effects,
+            world: a.world + b.world,
+            left_out: a.left_out + b.left_out,
+        })
+    }
 }
 
 /// Where two subjects part.
@@ -56,34 +134,39 @@ pub struct Divergence {
 }
 
 impl<A: Subject, B: Subject> Against<A, B> {
-    /// A comparison on a kernel.
+    /// A comparison on a kernel, step by step.
     pub fn new(kernel: Kernel, ours: A, theirs: B) -> Self {
-        Against { kernel, ours: Lane::new(ours), theirs: Lane::new(theirs), ops_run: 0 }
+        let (ours, theirs) = (Lane::new(ours), Lane::new(theirs));
+        Against { kernel, ours, theirs, differences: &[], ops_run: OpsRun::default() }
     }
 
-    /// Ops run since this was made; skipped ops do not count.
-    pub fn ops_run(&self) -> u64 {
+    /// The same, but for what is known to be different.
+    #[must_use]
+    pub fn but_for(mut self, differences: &'static [Difference]) -> Self {
+        self.differences = differences;
+        self
+    }
+
+    /// Ops run since this was made.
+    pub fn ops_run(&self) -> OpsRun {
         self.ops_run
     }
 
     /// Runs a scenario up to the first difference.
     pub fn run(&mut self, ops: &[Op]) -> Option<Divergence> {
-        self.go(ops, |_, _, _| {})
+        self.go(ops, |_, _, _, _| {})
     }
 
-    /// The steps of the last op that is in no window, ours and theirs. `before`
-    /// is called when it is about to run.
-    pub fn steps_of_last(
-        &mut self,
-        ops: &[Op],
-        mut before: impl FnMut(),
-    ) -> (Vec<Step>, Vec<Step>) {
+    /// The steps that are compared of the last op that is in no window, ours
+    /// and theirs, with their numbers. `before` is called when it is about to
+    /// run.
+    pub fn steps_of_last(&mut self, ops: &[Op], mut before: impl FnMut()) -> [Vec<Numbered>; 2] {
         let mut steps = Default::default();
         let last = ops.iter().rposition(|op| op.at.is_none()).unwrap_or(0);
-        self.go(ops, |i, ours, theirs| match theirs {
+        self.go(ops, |i, alike, ours, theirs| match theirs {
             None if i == last => before(),
             Some(theirs) if i == last => {
-                steps = (ours.recorded_steps().to_vec(), theirs.recorded_steps().to_vec());
+                steps = [ours, theirs].map(|cpu| alike.of(&cpu.recorded_steps()).collect());
             }
             _ => {}
         });
@@ -94,9 +177,9 @@ impl<A: Subject, B: Subject> Against<A, B> {
     fn go(
         &mut self,
         ops: &[Op],
-        mut watch: impl FnMut(usize, &Cpu, Option<&Cpu>),
+        mut watch: impl FnMut(usize, Alike, &Cpu, Option<&Cpu>),
     ) -> Option<Divergence> {
-        let Against { kernel, ours, theirs, ops_run } = self;
+        let Against { kernel, ours, theirs, differences, ops_run } = self;
         let uncounted = uncounted(*kernel, &ours.world);
         ours.ledger.get_mut().reset(&ours.world, uncounted);
         theirs.ledger.get_mut().reset(&theirs.world, uncounted);
@@ -109,12 +192,21 @@ impl<A: Subject, B: Subject> Against<A, B> {
         let mut end = End::Quiet;
         let mut i = 0;
         while let Some((op, inner, _)) = split_first(&ops[i..]) {
-            watch(i, &a, None);
+            let all = || std::iter::once(op).chain(inner);
+            let lacks = |op: &Op| ours.subject.lacks(&op.what) || theirs.subject.lacks(&op.what);
+            let Some(alike) = alike(differences, &b, op, inner).filter(|_| !all().any(lacks))
+            else {
+                ops_run.left_out += 1 + inner.len() as u64;
+                i += 1 + inner.len();
+                continue;
+            };
+            watch(i, alike, &a, None);
             let did = our_windows.run(&a, op, inner, None).0;
             let should = their_windows.run(&b, op, inner, None).0;
-            watch(i, &a, Some(&b));
-            *ops_run += did.as_ref().map_or(1, |outcome| outcome.counts());
+            watch(i, alike, &a, Some(&b));
+            ops_run.count(alike, did.as_ref().map_or(1, |outcome| outcome.counts()));
             end = compare_all(
+                alike,
                 (&a, &did, &our_windows.inner()),
                 (&b, &should, &their_windows.inner()),
             );
@@ -168,10 +260,27 @@ enum End {
     Differs(Option<usize>, String, String),
 }
 
+/// What must be alike in an op that is about to run, `inner` in its windows.
+fn alike(differences: &[Difference], cpu: &Cpu, op: &Op, inner: &[Op]) -> Option<Alike> {
+    let alike = match &op.what {
+        What::Call(call) => {
+            let shown = differences.iter().filter(|d| (d.shows)(cpu, call)).map(|d| d.alike);
+            shown.min().unwrap_or(Some(Alike::Steps))?
+        }
+        _ => Alike::Steps,
+    };
+    // The nth of something fails, or opens a window, and that is another one
+    // on the other side. And in a window the world is not the one seen here.
+    let same_nth = alike > Alike::World || op.fail.is_none();
+    let calls = |op: &Op| matches!(op.what, What::Call(_)) && !differences.is_empty();
+    let same_windows = inner.is_empty() || (alike == Alike::Steps && !inner.iter().any(calls));
+    (same_nth && same_windows).then_some(alike)
+}
+
 /// What one side did: an op, and what ran in its windows.
 type Side<'a> = (&'a Cpu<'a>, &'a Judged, &'a [Inner]);
 
-fn compare_all(ours: Side<'_>, theirs: Side<'_>) -> End {
+fn compare_all(alike: Alike, ours: Side<'_>, theirs: Side<'_>) -> End {
     // A BUG ends a call of the C at once; the port goes on, and all that
     // follows differs.
     for (mine, its) in ours.2.iter().zip(theirs.2) {
@@ -179,7 +288,7 @@ fn compare_all(ours: Side<'_>, theirs: Side<'_>) -> End {
             return compare_bug(&Did::of_inner(mine), &Did::of_inner(its), &bug);
         }
     }
-    let end = compare(&Did::of(ours.0, ours.1), &Did::of(theirs.0, theirs.1));
+    let end = compare(&Did::of(alike, ours.0, ours.1), &Did::of(alike, theirs.0, theirs.1));
     if !matches!(end, End::Quiet) {
         return end;
     }
@@ -200,21 +309,41 @@ fn compare_all(ours: Side<'_>, theirs: Side<'_>) -> End {
     }
 }
 
-/// One op of one side.
+/// One op of one side, as far as it is compared.
 struct Did {
+    alike: Alike,
     steps: Vec<Step>,
     splats: Vec<Splat>,
     judged: Judged,
 }
 
 impl Did {
-    fn of(cpu: &Cpu, judged: &Judged) -> Self {
-        let steps = cpu.recorded_steps().to_vec();
-        Did { steps, splats: cpu.splats(), judged: judged.clone() }
+    fn of(alike: Alike, cpu: &Cpu, judged: &Judged) -> Self {
+        let recorded = cpu.recorded_steps();
+        let steps = alike.of(&recorded).map(|(_, step)| step).collect();
+        let mut splats = cpu.splats();
+        for splat in &mut splats {
+            // It came up before this one of the steps that are compared.
+            let before = recorded.get(..splat.step as usize).unwrap_or(&recorded);
+            splat.step = alike.of(before).count() as u32;
+        }
+        Did { alike, steps, splats, judged: judged.clone() }
     }
     fn of_inner(inner: &Inner) -> Self {
         let judged = inner.violation.clone().map_or(Ok(inner.outcome), Err);
-        Did { steps: inner.steps.clone(), splats: inner.splats.clone(), judged }
+        let (steps, splats) = (inner.steps.clone(), inner.splats.clone());
+        Did { alike: Alike::Steps, steps, splats, judged }
+    }
+    /// The words of a condition are each side's own; the names of functions
+    /// are the same where the steps are.
+    fn key(&self, splat: &Splat) -> (SplatKind, &'static str) {
+        (splat.kind, if self.alike == Alike::Steps { splat.function } else { "" })
+    }
+    fn same_judgement(&self, other: &Did) -> bool {
+        match (&self.judged, &other.judged) {
+            (Err(a), Err(b)) if self.alike != Alike::Steps => a.oracle == b.oracle,
+            (a, b) => a == b,
+        }
     }
 }
 
@@ -227,21 +356,16 @@ fn compare(ours: &Did, theirs: &Did) -> End {
         let at = (0..).find(differs).unwrap_or_default();
         return End::Differs(Some(at), step_text(&theirs.steps, at), step_text(&ours.steps, at));
     }
-    let splats = |did: &Did| did.splats.iter().map(key).collect::<Vec<_>>();
+    let splats = |did: &Did| did.splats.iter().map(|s| did.key(s)).collect::<Vec<_>>();
     if splats(ours) != splats(theirs) {
         let text = |did: &Did| format!("{:?}", splats(did));
         return End::Differs(None, text(theirs), text(ours));
     }
-    if ours.judged != theirs.judged {
+    if !ours.same_judgement(theirs) {
         let text = |did: &Did| format!("{:?}", did.judged);
         return End::Differs(None, text(theirs), text(ours));
     }
     if ours.judged.is_err() { End::Over } else { End::Quiet }
-}
-
-/// The words of a condition are each side's own.
-fn key(splat: &Splat) -> (SplatKind, &'static str) {
-    (splat.kind, splat.function)
 }
 
 fn first_bug(splats: &[Splat]) -> Option<Splat> {
@@ -252,7 +376,8 @@ fn first_bug(splats: &[Splat]) -> Option<Splat> {
 fn compare_bug(ours: &Did, theirs: &Did, bug: &Splat) -> End {
     let at = bug.step as usize;
     let mine = first_bug(&ours.splats);
-    let there = mine.is_some_and(|mine| key(&mine) == key(bug) && mine.step == bug.step);
+    let there =
+        mine.is_some_and(|mine| ours.key(&mine) == theirs.key(bug) && mine.step == bug.step);
     if there && ours.steps.get(..at) == theirs.steps.get(..at) {
         return End::Over;
     }

@@ -59,6 +59,7 @@ impl<S: Subject> Run<'_, '_, S> {
             return Ok(NO_PROCESS);
         }
         let (outcome, misuse) = match op.what {
+            ref what if self.subject.lacks(what) => return Ok(NO_CALL),
             What::Call(call) if !call.call.exists_in(base) => return Ok(NO_CALL),
             What::Call(call) if !flags_of(base).contains(call.flags) => return Ok(NO_FLAG),
             What::Call(call) if self.never_ends(&call) => return Ok(NEVER_ENDS),

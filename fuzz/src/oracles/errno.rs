@@ -22,6 +22,7 @@ use super::Violation;
 use super::bookkeeping::owned_of;
 use crate::exec::Ledger;
 use crate::scenario::{Call, CallOp, CallResult};
+use crate::subject::Chosen;
 
 /// What a call may return, as far as it is known before it runs.
 #[derive(Clone, Copy, Debug)]
@@ -47,49 +48,93 @@ pub struct Spec {
     saturated: bool,
 }
 
-/// Whether the flags break a rule that the base documents by a WARN.
-fn is_misuse(base: Base, op: &CallOp) -> bool {
-    let f = op.flags;
-    if fast_flags_unknown(base, op) {
-        return true;
-    }
-    if base >= Base::V6_12 && f.intersects(Foll::TOUCH | Foll::PIN) {
-        return true;
-    }
-    if !op.call.pins() {
-        // v5.15's get_user_pages_unlocked() and _fast_only() do not look for
-        // FOLL_PIN.
-        return f.intersects(Foll::PIN | Foll::LONGTERM);
-    }
-    let unlockable = matches!(op.call, Call::PinUserPagesLocked | Call::PinUserPagesUnlocked)
-        || (op.call.remote() && op.locked);
-    // Since v6.2 a longterm pin may drop mmap_lock, too.
-    let longterm_keeps_lock = base < Base::V6_12;
-    f.contains(Foll::GET) || (longterm_keeps_lock && f.contains(Foll::LONGTERM) && unlockable)
+/// What callers are allowed and told, as far as texts differ in it.
+#[derive(Debug)]
+struct Api {
+    /// Flags that nobody may pass.
+    internal: Foll,
+    /// Flags that the fast calls know.
+    fast: Foll,
+    /// A longterm pin does not drop mmap_lock.
+    longterm_keeps_lock: bool,
+    /// The pinning calls say 0, not -EINVAL, to those who break a rule; else
+    /// the calls that only try the fast path do.
+    pins_refuse_with_none: bool,
+    /// Entries that nobody may access stop whoever does not say FOLL_FORCE;
+    /// else only those who say FOLL_HONOR_NUMA_FAULT.
+    hints_stop_all: bool,
+    /// hugetlbfs has a walk of its own: FOLL_SPLIT_PMD means nothing there, a
+    /// core dump gets what it would get elsewhere, and a signal is EFAULT.
+    hugetlb_apart: bool,
 }
 
-fn fast_flags_unknown(base: Base, op: &CallOp) -> bool {
-    let mut known = Foll::WRITE | Foll::LONGTERM | Foll::FORCE | Foll::PIN | Foll::GET;
-    if base >= Base::V6_12 {
-        known |= Foll::NOFAULT | Foll::HONOR_NUMA_FAULT;
-    }
-    op.call.fast() && !known.contains(op.flags)
-}
+const FAST: Foll =
+    Foll::WRITE.union(Foll::LONGTERM).union(Foll::FORCE).union(Foll::PIN).union(Foll::GET);
 
-/// What a call that was misused returns.
-fn refused(base: Base, call: Call) -> CallResult {
-    let as_none = if base >= Base::V6_12 {
-        matches!(call, Call::PinUserPages | Call::PinUserPagesRemote | Call::PinUserPagesUnlocked)
-    } else {
-        call.fast_only()
-    };
-    if as_none { Ok(0) } else { Err(Errno::EINVAL) }
+const V5_15: Api = Api {
+    internal: Foll::empty(),
+    fast: FAST,
+    longterm_keeps_lock: true,
+    pins_refuse_with_none: false,
+    hints_stop_all: true,
+    hugetlb_apart: true,
+};
+
+/// The C of a tree before v6.3, in the surroundings of v6.12.
+const V6_1: Api = Api { fast: FAST.union(Foll::NOFAULT), ..V5_15 };
+
+const V6_12: Api = Api {
+    internal: Foll::TOUCH.union(Foll::PIN),
+    fast: V6_1.fast.union(Foll::HONOR_NUMA_FAULT),
+    longterm_keeps_lock: false,
+    pins_refuse_with_none: true,
+    hints_stop_all: false,
+    hugetlb_apart: false,
+};
+
+impl Api {
+    fn of(base: Base) -> &'static Api {
+        match base {
+            Base::V5_15 => &V5_15,
+            Base::V6_12 if Chosen::of_process().is_before(6, 3) => &V6_1,
+            Base::V6_12 => &V6_12,
+        }
+    }
+
+    /// Whether the flags break a rule that is documented by a WARN.
+    fn is_misuse(&self, op: &CallOp) -> bool {
+        let f = op.flags;
+        if (op.call.fast() && !self.fast.contains(f)) || f.intersects(self.internal) {
+            return true;
+        }
+        if !op.call.pins() {
+            // Before v6.3 get_user_pages_unlocked() and _fast_only() do not
+            // look for FOLL_PIN.
+            return f.intersects(Foll::PIN | Foll::LONGTERM);
+        }
+        let unlockable = matches!(op.call, Call::PinUserPagesLocked | Call::PinUserPagesUnlocked)
+            || (op.call.remote() && op.locked);
+        let drops = self.longterm_keeps_lock && f.contains(Foll::LONGTERM) && unlockable;
+        f.contains(Foll::GET) || drops
+    }
+
+    /// What a call that was misused returns.
+    fn refused(&self, call: Call) -> CallResult {
+        let as_none = if self.pins_refuse_with_none {
+            use Call::{PinUserPages, PinUserPagesRemote, PinUserPagesUnlocked};
+            matches!(call, PinUserPages | PinUserPagesRemote | PinUserPagesUnlocked)
+        } else {
+            call.fast_only()
+        };
+        if as_none { Ok(0) } else { Err(Errno::EINVAL) }
+    }
 }
 
 /// The specification of `op` in the world as it is now.
 pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
     let base = cpu.kernel.base();
-    let misuse = is_misuse(base, op);
+    let api = Api::of(base);
+    let misuse = api.is_misuse(op);
     let mut spec = Spec {
         misuse,
         reachable: 0,
@@ -109,7 +154,8 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
         let vma = vma_lookup(cpu, op.range.mm, addr);
         let cannot_split = |v: &Vma| {
             let f = op.flags;
-            v.is_hugetlb() && f.contains(Foll::SPLIT_PMD) && !f.contains(Foll::ANON)
+            let splits = f.contains(Foll::SPLIT_PMD) && !f.contains(Foll::ANON);
+            v.is_hugetlb() && splits && !api.hugetlb_apart
         };
         if vma.as_ref().is_some_and(cannot_split) {
             if spec.reachable == 0 {
@@ -187,7 +233,7 @@ fn reachable(
     let f = op.flags;
     if vma.is_hugetlb() && f.contains(Foll::DUMP) && cached.is_none() {
         // A core dump takes what is there: in a PUD, as it is there.
-        let pud = vma.file() == Some(File::HugetlbPud);
+        let pud = vma.file() == Some(File::HugetlbPud) && !Api::of(base).hugetlb_apart;
         let as_is = |l: Leaf| l.accessible && (l.write || !f.contains(Foll::WRITE));
         let there = leaf.is_some_and(|l| !pud || as_is(l));
         return if there { Ok(()) } else { Err(Errno::EFAULT) };
@@ -203,10 +249,10 @@ fn reachable(
         return if replaced { Ok(()) } else { Err(Errno::EFAULT) };
     }
     // A NUMA hint on a THP counts as a hole for a core dump, unless it forces.
-    let sees_hints = if base >= Base::V6_12 {
-        f.contains(Foll::HONOR_NUMA_FAULT)
-    } else {
+    let sees_hints = if Api::of(base).hints_stop_all {
         !f.contains(Foll::FORCE)
+    } else {
+        f.contains(Foll::HONOR_NUMA_FAULT)
     };
     let hint = leaf.is_some_and(|l| l.huge && !l.accessible) && vma.is_accessible();
     if f.contains(Foll::DUMP) && hint && sees_hints {
@@ -255,8 +301,9 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         };
         Some(Violation::new("errno", expected, actual))
     };
+    let api = Api::of(cpu.kernel.base());
     if spec.misuse {
-        let refused = refused(cpu.kernel.base(), op.call);
+        let refused = api.refused(op.call);
         return if result == refused { None } else { fail(word(refused)) };
     }
     let excuse = Excuse::new(spec, op, events);
@@ -270,6 +317,7 @@ pub fn check(cpu: &Cpu, op: &CallOp, spec: &Spec, result: CallResult) -> Option<
         }
         Err(_) if op.call.fast_only() => false,
         Err(Errno::EFAULT) if spec.no_replacement(op) => true,
+        Err(Errno::EFAULT) if spec.hugetlb && api.hugetlb_apart && excuse.signal => true,
         Err(Errno::EFAULT) if op.flags.contains(Foll::NOFAULT) => spec.sure == 0,
         Err(Errno::EFAULT) if spec.hugetlb && events.contains(Event::ALLOC_FAILED) => true,
         Err(e @ (Errno::EFAULT | Errno::EEXIST | Errno::EOPNOTSUPP)) => {

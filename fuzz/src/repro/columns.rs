@@ -3,10 +3,8 @@
 
 use std::fmt::Write;
 
-use gup_core::step::Step;
-
 use super::Reproducer;
-use crate::exec::against::Divergence;
+use crate::exec::against::{Divergence, Numbered};
 
 /// Steps shown before the first that differs.
 const BEFORE: usize = 6;
@@ -18,8 +16,8 @@ const AFTER: usize = 4;
 pub fn columns(
     scenario: &Reproducer,
     d: &Divergence,
-    ours: &[Step],
-    theirs: &[Step],
+    ours: &[Numbered],
+    theirs: &[Numbered],
     place: impl Fn(usize) -> String,
 ) -> String {
     let mut out = format!("{scenario}\n");
@@ -30,10 +28,11 @@ pub fn columns(
     let _ = writeln!(out, "   step {:<26}{:<26}line of the C", "the port", "the C");
     let end = (at + AFTER).min(ours.len().max(theirs.len()));
     for i in at.saturating_sub(BEFORE)..end {
-        let text = |steps: &[Step]| steps.get(i).map_or_else(|| "-".into(), Step::to_string);
+        let text = |steps: &[Numbered]| steps.get(i).map_or("-".into(), |s| s.1.to_string());
         let (a, b) = (text(ours), text(theirs));
         let mark = if a == b { ' ' } else { '!' };
-        let line = format!("{mark}{:>6} {a:<26}{b:<26}{}", i + 1, place(i));
+        let (number, place) = theirs.get(i).map_or((i, String::new()), |s| (s.0, place(s.0)));
+        let line = format!("{mark}{:>6} {a:<26}{b:<26}{place}", number + 1);
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out
@@ -42,22 +41,22 @@ pub fn columns(
 #[cfg(test)]
 mod tests {
     use gup_core::history::{Base, Kernel};
-    use gup_core::step::StepKind;
+    use gup_core::step::{Step, StepKind};
 
     use super::*;
     use crate::exec::Finding;
 
     #[test]
     fn the_first_step_that_differs_is_marked() {
-        let step = |object| Step { kind: StepKind::RefRead, object, arg: 0 };
-        let (ours, theirs) = ([step(1), step(2)], [step(1), step(3)]);
+        let step = |n, object| (n, Step { kind: StepKind::RefRead, object, arg: 0 });
+        let (ours, theirs) = ([step(0, 1), step(1, 2)], [step(0, 1), step(1, 3)]);
         let finding = Finding {
             oracle: "against",
             function: "pin_user_pages",
             op: 0,
             page: None,
-            expected: theirs[1].to_string(),
-            actual: ours[1].to_string(),
+            expected: theirs[1].1.to_string(),
+            actual: ours[1].1.to_string(),
         };
         let r = Reproducer::from_ops(Kernel::fixed(Base::V6_12), &[]);
         let d = Divergence { finding, step: Some(1) };
