@@ -25,6 +25,7 @@ fn main() {
     println!("cargo::rerun-if-changed=c");
     println!("cargo::rerun-if-env-changed=LINUX");
     println!("cargo::rerun-if-env-changed={COVERAGE}");
+    println!("cargo::rerun-if-env-changed={SANITIZE}");
     if env::var_os("CARGO_FEATURE_C").is_none() {
         return;
     }
@@ -36,6 +37,12 @@ fn main() {
 /// Set to anything: gup.c is built for gcov. The final link wants
 /// `RUSTFLAGS=-Clink-arg=--coverage`.
 const COVERAGE: &str = "GUP_C_COVERAGE";
+
+/// Set to anything: the C stops at undefined behaviour and at each access to
+/// memory that is not its own.
+const SANITIZE: &str = "GUP_C_SANITIZE";
+/// Where the shadow memory of libasan lies on x86-64.
+const SHADOW_OFFSET: &str = "-fasan-shadow-offset=0x7fff8000";
 
 fn build() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
@@ -83,12 +90,37 @@ fn compile(gup_c: &Path, include: &Path, tree: &Tree) -> Result<(), cc::Error> {
     gup.define("__MM_INTERNAL_H", None);
     gup.flag("-fsanitize=kernel-address")
         .flag("--param=asan-instrumentation-with-call-threshold=0");
-    gup.flag("--param=asan-stack=0").flag("--param=asan-globals=0");
+    gup.flag("--param=asan-globals=0");
     if env::var_os(COVERAGE).is_some() {
         gup.flag("--coverage");
     }
+    let mut own = shim(include, tree);
+    if env::var_os(SANITIZE).is_some() {
+        // The hooks ask libasan; redzones of gup.c's stack are in its shadow.
+        gup.flag("--param=asan-stack=1").flag(SHADOW_OFFSET);
+        gup.flag("-fsanitize=undefined").flag("-fno-sanitize-recover");
+        own.flag("-fsanitize=address,undefined").flag("-fno-sanitize-recover");
+        own.define("SHIM_SANITIZE", None);
+        link_sanitizers(&own)?;
+    } else {
+        gup.flag("--param=asan-stack=0");
+    }
     let gup = gup.try_compile_intermediates()?;
-    shim(include, tree).opt_level(2).file("c/shim.c").objects(gup).try_compile("real_gup")
+    own.opt_level(2).file("c/shim.c").objects(gup).try_compile("real_gup")
+}
+
+/// The libraries of the compiler that compiles the C.
+fn link_sanitizers(cc: &cc::Build) -> Result<(), cc::Error> {
+    for name in ["asan", "ubsan"] {
+        let mut ask = cc.try_get_compiler()?.to_command();
+        ask.arg(format!("-print-file-name=lib{name}.so"));
+        let path = ask.output().map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
+        if let Some(dir) = path.ok().as_deref().map(Path::new).and_then(Path::parent) {
+            println!("cargo::rustc-link-search=native={}", dir.display());
+        }
+        println!("cargo::rustc-link-lib=dylib={name}");
+    }
+    Ok(())
 }
 
 /// What both C files are compiled with. Unused code of gup.c is the kernel's

@@ -9,6 +9,7 @@ use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
 use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
 use gup_core::model::{Cpu, Limits, Page, World};
 use gup_core::splat::SplatKind;
+use gup_fuzz::exec::Executor;
 use gup_fuzz::exec::against::Against;
 use gup_fuzz::generators::Generator;
 use gup_fuzz::real::{against_c, explain};
@@ -125,4 +126,21 @@ fn the_port_is_the_c_on_random_scenarios() {
         same(&mut against, &s.ops);
     }
     assert!(against.ops_run().compared() > 50_000);
+}
+
+/// Each file tells the story.
+#[test]
+fn what_the_c_of_6_1_does_wrong_is_seen() {
+    for (file, oracle) in [
+        ("seeds/longterm-pin-of-movable-hugetlb.gup", "splat"),
+        ("seeds/nofault-on-hugetlb.gup", "errno"),
+        ("regressions/longterm-write-to-file.gup", "permission"),
+        ("regressions/fast-longterm-write-to-file.gup", "permission"),
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let ops = text::parse(&std::fs::read(path).unwrap()).unwrap().ops();
+        let found = Executor::with_subject(kernel(), RealGup).run(&ops).map(|f| f.oracle);
+        let expected = (!real_gup::text().since(6, 6)).then_some(oracle);
+        assert_eq!(found, expected, "{file}");
+    }
 }

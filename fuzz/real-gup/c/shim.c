@@ -106,9 +106,26 @@ const void *shim_pc(void)
 	return last_pc;
 }
 
+#ifdef SHIM_SANITIZE
+void *__asan_region_is_poisoned(void *begin, size_t size);
+void __asan_report_load_n(unsigned long addr, size_t size);
+void __asan_report_store_n(unsigned long addr, size_t size);
+
+/* Does not return if the memory is not gup.c's. */
+#define CHECK(access, addr, size)						\
+	do {									\
+		if (__asan_region_is_poisoned((void *)(addr), size))		\
+			__asan_report_##access##_n(addr, size);			\
+	} while (0)
+#else
+#define CHECK(access, addr, size) ((void)0)
+void __asan_handle_no_return(void) {}
+#endif
+
 /* The compiler calls this before each load of eight bytes. */
 void __asan_load8_noabort(unsigned long addr)
 {
+	CHECK(load, addr, 8);
 	if (IS_IN(addr, shim_ptes)) {
 		last_pc = __builtin_return_address(0);
 		*(u64 *)addr = shim_read_pte(shim_slot((void *)addr));
@@ -137,18 +154,17 @@ static void check_store(unsigned long addr)
 }
 
 #define HOOK(name, ...) void __asan_##name##_noabort(unsigned long addr __VA_ARGS__)
-HOOK(load1) {}
-HOOK(load2) {}
-HOOK(load4) {}
-HOOK(load16) {}
-HOOK(loadN, , size_t size) {}
-HOOK(store1) {}
-HOOK(store2) {}
-HOOK(store4) {}
-HOOK(store8) { check_store(addr); }
-HOOK(store16) { check_store(addr); }
-HOOK(storeN, , size_t size) { check_store(addr); }
-void __asan_handle_no_return(void) {}
+HOOK(load1) { CHECK(load, addr, 1); }
+HOOK(load2) { CHECK(load, addr, 2); }
+HOOK(load4) { CHECK(load, addr, 4); }
+HOOK(load16) { CHECK(load, addr, 16); }
+HOOK(loadN, , size_t size) { CHECK(load, addr, size); }
+HOOK(store1) { CHECK(store, addr, 1); }
+HOOK(store2) { CHECK(store, addr, 2); }
+HOOK(store4) { CHECK(store, addr, 4); }
+HOOK(store8) { CHECK(store, addr, 8); check_store(addr); }
+HOOK(store16) { CHECK(store, addr, 16); check_store(addr); }
+HOOK(storeN, , size_t size) { CHECK(store, addr, size); check_store(addr); }
 
 /* ---------------------------------------------------------------------- WARN and BUG */
 enum { SPLAT_WARN, SPLAT_BUG };
@@ -228,8 +244,6 @@ void shim_putback_movable_pages(struct list_head *list)
 /* ------------------------------------------------------------------------ the way in */
 /* What a call answers if gup.c came to a BUG. */
 #define SHIM_BUG LONG_MIN
-/* The most pages that a call is asked for. */
-#define MOST 64
 
 /* What a call is given; the pages are numbers. */
 struct args {
@@ -250,7 +264,8 @@ typedef long call_fn(const struct args *a, struct page **pages);
 static long enter(call_fn *call, const struct args *a)
 {
 	struct frame frame = { .up = frames, .task = shim_task };
-	struct page *pages[MOST];
+	/* As long as the caller said, so that what lies behind is not gup.c's. */
+	struct page *pages[a->pages && a->len ? a->len : 1];
 	volatile long ret = SHIM_BUG;
 	unsigned int i;
 

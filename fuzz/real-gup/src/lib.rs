@@ -25,7 +25,7 @@ use gup_core::model::folio::Folio;
 use gup_core::model::mm::MmId;
 use gup_core::model::{Cpu, Page};
 
-/// The most pages that a call can be asked for. C: MOST, c/shim.c
+/// The most pages that a call can be asked for.
 const MOST: usize = 64;
 /// What a call answers if gup.c came to a BUG. C: SHIM_BUG, c/shim.c
 const BUG: c_long = c_long::MIN;

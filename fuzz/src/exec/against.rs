@@ -8,6 +8,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use gup_core::history::Kernel;
+use gup_core::model::cpu::FailSite;
 use gup_core::model::{Cpu, Limits, World};
 use gup_core::splat::{Splat, SplatKind};
 use gup_core::step::{Step, StepKind};
@@ -270,8 +271,13 @@ fn alike(differences: &[Difference], cpu: &Cpu, op: &Op, inner: &[Op]) -> Option
         _ => Alike::Steps,
     };
     // The nth of something fails, or opens a window, and that is another one
-    // on the other side. And in a window the world is not the one seen here.
-    let same_nth = alike > Alike::World || op.fail.is_none();
+    // on the other side; looking for signals is a read. And in a window the
+    // world is not the one seen here.
+    let same_nth = match (alike, op.fail) {
+        (Alike::Steps, _) | (_, None) => true,
+        (Alike::Effects, Some(fail)) => fail.site != FailSite::Signal,
+        (Alike::World, Some(_)) => false,
+    };
     let calls = |op: &Op| matches!(op.what, What::Call(_)) && !differences.is_empty();
     let same_windows = inner.is_empty() || (alike == Alike::Steps && !inner.iter().any(calls));
     (same_nth && same_windows).then_some(alike)
