@@ -232,10 +232,32 @@ impl Chosen {
     pub fn is_before(self, _major: u32, _minor: u32) -> bool {
         false
     }
+    /// What it is in reports, running on a kernel of this name: the text of
+    /// the C is what it is on any.
+    pub fn title(self, kernel: String) -> String {
+        match self {
+            Chosen::Port => kernel,
+            Chosen::C => c_text(),
+        }
+    }
     /// The base whose surroundings it runs in, if it cannot run in any.
     pub fn base(self) -> Option<Base> {
         (self == Chosen::C).then_some(Base::V6_12)
     }
+}
+
+/// Which mm/gup.c was compiled in.
+#[cfg(feature = "real-gup")]
+fn c_text() -> String {
+    let real_gup::Text { release, known, sha256, .. } = real_gup::text();
+    let known = if known { "known" } else { "new" };
+    let sum = sha256.get(..12).unwrap_or(sha256);
+    format!("mm/gup.c of {release} ({known} text, sha256 {sum})")
+}
+
+#[cfg(not(feature = "real-gup"))]
+fn c_text() -> String {
+    "mm/gup.c".into()
 }
 
 impl Subject for Chosen {

@@ -4,7 +4,7 @@
 
 use gup_core::errno::Errno;
 use gup_core::flags::Foll;
-use gup_core::history::{Base, Kernel};
+use gup_core::history::{Base, Defect, Kernel};
 use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
 use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
 use gup_core::model::{Cpu, Limits, Page, World};
@@ -13,9 +13,10 @@ use gup_fuzz::exec::Executor;
 use gup_fuzz::exec::against::Against;
 use gup_fuzz::generators::Generator;
 use gup_fuzz::real::{against_c, explain};
+use gup_fuzz::repro::report::{judge, known_of_c, subject_text};
 use gup_fuzz::repro::text;
 use gup_fuzz::scenario::{Op, Scenario};
-use gup_fuzz::subject::RealGup;
+use gup_fuzz::subject::{Chosen, RealGup};
 
 fn kernel() -> Kernel {
     Kernel::fixed(Base::V6_12)
@@ -115,6 +116,39 @@ fn the_port_is_the_c_on_every_tracked_scenario() {
         }
     }
     assert!(seen > 10, "{seen} scenarios");
+}
+
+/// What a text of 6.12 is known to do wrong: each row of history.rs that is
+/// about gup.c and open in the base shows on the C by its regression.
+#[test]
+fn what_the_text_is_known_to_do_shows_on_the_c_and_is_told_from_news() {
+    if !real_gup::text().since(6, 12) {
+        return; // The table has no rows of an older base's gup.c.
+    }
+    let mut on_c = Executor::with_subject(kernel(), Chosen::C);
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let mut known = Vec::new();
+    for file in std::fs::read_dir(dir).unwrap().flatten() {
+        let r = text::parse(&std::fs::read(file.path()).unwrap()).unwrap();
+        let Some(finding) = judge(&mut on_c, &r.ops()) else { continue };
+        let defect = known_of_c(Base::V6_12, &r.ops(), &finding);
+        known.push(defect.unwrap_or_else(|| panic!("{}: {finding:?}", r.title)));
+        // The same rule in another function is something else.
+        let other = gup_fuzz::exec::Finding { function: "get_dump_page", ..finding };
+        assert_eq!(known_of_c(Base::V6_12, &r.ops(), &other), None);
+    }
+    assert_eq!(known, [Defect::ArchErrorIsSuccess]);
+}
+
+#[test]
+fn reports_name_the_text() {
+    let text = real_gup::text();
+    assert_eq!(text.sha256.len(), 64);
+    let title = Chosen::C.title("v6.12 fixed".into());
+    assert!(title.starts_with(&format!("mm/gup.c of {}", text.release)), "{title}");
+    assert!(title.contains(if text.known { "known text" } else { "new text" }), "{title}");
+    assert!(title.contains(&text.sha256[..12]), "{title}");
+    assert_eq!(subject_text(kernel()), "v6.12 fixed", "the port is its kernel");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub fn model(kernel: &str, tree: &Tree) -> String {
     }
     let _ = writeln!(out, "#define SHIM_RELEASE \"{}\"", tree.release());
     let _ = writeln!(out, "#define SHIM_KNOWN \"{}\"", tree.known().unwrap_or_default());
+    let _ = writeln!(out, "#define SHIM_SHA256 \"{}\"", tree.sha256().unwrap_or_default());
     let _ = writeln!(out, "#define SHIM_PATH \"{}\"", tree.file("mm/gup.c").display());
     out
 }

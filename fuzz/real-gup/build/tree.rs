@@ -68,9 +68,14 @@ impl Tree {
 
     /// Which known text mm/gup.c is, if it is one.
     pub fn known(&self) -> Option<&'static str> {
-        let bytes = fs::read(self.file("mm/gup.c")).ok()?;
-        let sum = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let sum = self.sha256()?;
         KNOWN.iter().find(|(known, _)| *known == sum).map(|&(_, name)| name)
+    }
+
+    /// The SHA-256 of mm/gup.c.
+    pub fn sha256(&self) -> Option<String> {
+        let bytes = fs::read(self.file("mm/gup.c")).ok()?;
+        Some(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
     }
 }
 

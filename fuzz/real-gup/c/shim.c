@@ -314,4 +314,5 @@ CALL(folio_add_pin, (folio_add_pin((struct folio *)pages[0]), 0))
 /* Which text this is. */
 const char shim_release[] = SHIM_RELEASE;
 const char shim_known[] = SHIM_KNOWN;
+const char shim_sha256[] = SHIM_SHA256;
 const char shim_path[] = SHIM_PATH;

@@ -67,6 +67,7 @@ unsafe extern "C-unwind" {
 
     static shim_release: [c_char; 0];
     static shim_known: [c_char; 0];
+    static shim_sha256: [c_char; 0];
     static shim_path: [c_char; 0];
 }
 
@@ -77,6 +78,8 @@ pub struct Text {
     pub release: &'static str,
     /// Whether mm/gup.c is byte for byte one that is known to work.
     pub known: bool,
+    /// The SHA-256 of mm/gup.c, in hex.
+    pub sha256: &'static str,
     /// Its path when it was compiled.
     pub path: &'static str,
 }
@@ -92,13 +95,14 @@ impl Text {
 /// Which text was compiled.
 pub fn text() -> Text {
     let text = |at: *const [c_char; 0]| {
-        // SAFETY: the three are constant strings of c/shim.c, with their
+        // SAFETY: these are constant strings of c/shim.c, with their
         // terminators.
         unsafe { CStr::from_ptr(at.cast()) }.to_str().unwrap_or("?")
     };
     Text {
         release: text(&raw const shim_release),
         known: !text(&raw const shim_known).is_empty(),
+        sha256: text(&raw const shim_sha256),
         path: text(&raw const shim_path),
     }
 }

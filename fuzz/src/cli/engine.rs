@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use fastrand::Rng;
-use gup_core::history::Kernel;
+use gup_core::history::{Defect, Kernel};
 
 use crate::exec::{Executor, Finding, Trace};
 use crate::generators::Generator;
 use crate::repro::Reproducer;
+use crate::repro::report::known;
 use crate::scenario::{MAX_OPS, Op, Scenario};
 use crate::targets;
 
@@ -122,6 +123,16 @@ pub struct Hit {
     pub scenario: Scenario,
     /// The execution it came up in, from 1.
     pub execution: u64,
+}
+
+impl Hit {
+    /// Hits with the same key are one finding. What the C is known to do does
+    /// not hide what else it does in the same function.
+    pub fn key(&self, kernel: Kernel) -> (&'static str, &'static str, Option<Defect>) {
+        let (oracle, function) = self.finding.key();
+        let known = |f| known(kernel.base(), &self.scenario.ops, f);
+        (oracle, function, Some(&self.finding).filter(|f| f.oracle != PANIC).and_then(known))
+    }
 }
 
 /// Features seen. They are folded into a small table, so that a corpus has an
@@ -316,11 +327,11 @@ pub fn spawn<'s>(scope: &'s Scope<'s, '_>, job: Job, events: Sender<Event>) {
 
 fn work(job: Job, events: &Sender<Event>) -> Result<(), std::sync::mpsc::SendError<Event>> {
     let mut fuzzer = Fuzzer::new(job.kernel, job.seed);
-    let mut known = HashSet::new();
+    let mut seen = HashSet::new();
     let mut told = (0, 0);
     let mut last = Instant::now();
     let mut report = |hit: Option<Hit>| match hit {
-        Some(hit) if known.insert(hit.finding.key()) => events.send(Event::Hit(Box::new(hit))),
+        Some(hit) if seen.insert(hit.key(job.kernel)) => events.send(Event::Hit(Box::new(hit))),
         _ => Ok(()),
     };
     for (target, scenario) in job.corpus {

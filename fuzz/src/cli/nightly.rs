@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use gup_core::history::Kernel;
+use gup_core::history::{Defect, Kernel};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -23,11 +23,12 @@ use super::folder::Folder;
 use super::{
     Failure, Outcome, Verdict, fits, fixed, print_json, quoted, root, subject_option, thousands,
 };
-use crate::exec::Executor;
+use crate::exec::{Executor, Finding};
 use crate::repro::Reproducer;
 use crate::repro::minimise::minimise;
-use crate::repro::report::{Culprit, culprit, kernel_text, page_table, report};
+use crate::repro::report::{Culprit, explain, known, page_table, report, subject_text};
 use crate::scenario::{Op, Scenario};
+use crate::subject::Chosen;
 
 /// How often progress is told where nobody watches.
 const PLAIN_PROGRESS: Duration = Duration::from_secs(15);
@@ -103,7 +104,16 @@ struct Found {
     execution: u64,
     introduced: Option<&'static str>,
     fixed: Option<&'static str>,
+    /// The C is known to do this: the base has the defect as released.
+    known: bool,
     explained_by: Option<&'static str>,
+}
+
+impl Summary {
+    /// The first finding that is not known of the text that ran.
+    fn news(&self) -> Option<&Found> {
+        self.findings.iter().find(|f| !f.known)
+    }
 }
 
 impl Nightly {
@@ -119,7 +129,7 @@ impl Nightly {
         };
         let loaded = load(&corpus)?;
         let summary = Summary {
-            kernel: kernel_text(kernel),
+            kernel: subject_text(kernel),
             seed: self.seed.unwrap_or_else(|| u64::from(fastrand::u32(..))),
             jobs: self.jobs.map_or_else(
                 || thread::available_parallelism().map_or(1, usize::from),
@@ -151,7 +161,7 @@ impl Nightly {
         if let Some(problem) = summary.problems.first() {
             return Err(Failure::new(problem, "cargo gup nightly --out OTHER_FOLDER"));
         }
-        Ok(if summary.findings.is_empty() { Verdict::Held } else { Verdict::Violated })
+        Ok(if summary.news().is_none() { Verdict::Held } else { Verdict::Violated })
     }
 }
 
@@ -180,7 +190,7 @@ struct Night {
     length: Duration,
     folder: Folder,
     corpus: PathBuf,
-    known: HashSet<(&'static str, &'static str)>,
+    known: HashSet<(&'static str, &'static str, Option<Defect>)>,
     seen: Features,
     unsaved: Vec<(Target, Scenario)>,
     corpus_broken: bool,
@@ -271,7 +281,8 @@ impl Night {
     }
 
     fn found(&mut self, hit: &Hit) {
-        if !self.known.insert(hit.finding.key()) {
+        let key = hit.key(self.kernel);
+        if !self.known.insert(key) {
             return;
         }
         let raw = self.written_down(&hit.scenario.ops, hit);
@@ -284,7 +295,12 @@ impl Night {
         ];
         let saved = self.folder.add_finding(&files);
         let mut exec = Executor::new(self.kernel);
-        let small = minimise(&hit.scenario.ops, |ops| hit.target.run_caught(&mut exec, ops));
+        let base = self.kernel.base();
+        // It must not become another finding on its way.
+        let same = |ops: &[Op], f: &Finding| f.oracle == PANIC || known(base, ops, f) == key.2;
+        let small = minimise(&hit.scenario.ops, |ops| {
+            hit.target.run_caught(&mut exec, ops).filter(|f| same(ops, f))
+        });
         let (ops, finding) =
             small.unwrap_or_else(|| (hit.scenario.ops.clone(), hit.finding.clone()));
         let hit = Hit { finding, ..hit.clone() };
@@ -321,7 +337,10 @@ impl Night {
         }
         let written = caught(|| {
             let trace = hit.target.trace(&mut Executor::new(self.kernel), ops);
-            let r = Reproducer::of(self.kernel, ops, &trace, &hit.finding);
+            let mut r = Reproducer::of(self.kernel, ops, &trace, &hit.finding);
+            if Chosen::of_process() == Chosen::C {
+                r.story.push(format!("Found in {}.", subject_text(self.kernel)));
+            }
             let mail = report(&r).unwrap_or_else(|_| page_table(&trace));
             (r.to_string(), mail)
         });
@@ -334,7 +353,7 @@ impl Night {
             "kernel:    {}\ntarget:    {}\noracle:    {}\nfunction:  {}\nop:        {}\n\
              expected:  {}\nactual:    {}\nseed:      {}\nexecution: {} of its thread\n\
              seconds:   {:.1}\nscenario as found:\n{:?}",
-            kernel_text(self.kernel),
+            subject_text(self.kernel),
             hit.target.name(),
             f.oracle,
             f.function,
@@ -351,7 +370,7 @@ impl Night {
     fn add(&mut self, folder: Option<String>, ops: &[Op], hit: &Hit) {
         let f = &hit.finding;
         // It replays on other kernels, where other things may go wrong.
-        let explained = caught(|| culprit(self.kernel, ops, f.oracle)).ok().flatten();
+        let explained = caught(|| explain(self.kernel, ops, f)).ok().flatten();
         let culprit = explained.filter(|_| f.oracle != PANIC);
         let defect = match culprit {
             Some(Culprit::Defect(d)) => Some(d.info()),
@@ -376,6 +395,7 @@ impl Night {
             execution: hit.execution,
             introduced: defect.and_then(|d| d.introduced).map(|c| c.id),
             fixed: defect.and_then(|d| d.fixed).map(|c| c.id),
+            known: Chosen::of_process() == Chosen::C && defect.is_some(),
             explained_by: match culprit {
                 Some(Culprit::Defect(d)) => Some(d.info().slug),
                 Some(Culprit::Proposal(p)) => Some(p.info().slug),
@@ -387,7 +407,7 @@ impl Night {
     fn write_summary(&mut self) {
         let s = &mut self.summary;
         s.seconds = self.start.elapsed().as_secs_f64();
-        s.verdict = if s.findings.is_empty() { "holds" } else { "violates" };
+        s.verdict = if s.news().is_none() { "holds" } else { "violates" };
         let json = serde_json::to_string_pretty(s).unwrap_or_default();
         let md = markdown(s, &self.folder.path(""));
         let written = self
@@ -435,10 +455,17 @@ fn markdown(s: &Summary, out: &Path) -> String {
             f.ops,
             thousands(f.execution),
             f.introduced.unwrap_or("-"),
-            f.fixed.or(f.explained_by).unwrap_or("not in the table")
+            match f.fixed.or(f.explained_by) {
+                Some(fix) if f.known => format!("known: {fix}"),
+                fix => fix.unwrap_or("not in the table").into(),
+            }
         );
     }
-    if let Some(name) = s.findings.iter().find_map(|f| f.folder.as_deref()) {
+    if s.news().is_none() {
+        text.push_str("\nAll of it is known of the text. Nothing else was found.\n");
+    }
+    let first = s.news().or(s.findings.first());
+    if let Some(name) = first.and_then(|f| f.folder.as_deref()) {
         let file = out.join(name).join("reproducer.gup");
         let _ = writeln!(text, "\nnext: cargo gup report {}{}", subject_option(), quoted(&file));
     }

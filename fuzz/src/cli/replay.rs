@@ -11,7 +11,7 @@ use super::engine::Target;
 use super::{Failure, Outcome, Verdict, fits, fixed, quoted, quoted_kernel, subject_option};
 use crate::exec::{Executor, Finding, Trace};
 use crate::repro::c::{NotExpressible, program};
-use crate::repro::report::{judge, kernel_text, op_line, page_table, report, trace};
+use crate::repro::report::{judge, op_line, page_table, report, subject_text, trace};
 use crate::repro::{Reproducer, minimise::minimise, text};
 use crate::scenario::{Op, Scenario};
 
@@ -133,7 +133,7 @@ impl Replay {
     fn replay(&self, file: &Path) -> Result<bool, Failure> {
         let r = self.how.read(file)?;
         let trace = self.how.trace(&mut Executor::new(r.kernel), &r.ops());
-        println!("{}, on {}\n", file.display(), kernel_text(r.kernel));
+        println!("{}, on {}\n", file.display(), subject_text(r.kernel));
         print!("{}", page_table(&trace));
         if self.steps {
             print_steps(&trace);
@@ -169,7 +169,7 @@ fn print_steps(trace: &Trace) {
 
 /// What a verb says that needs a finding and has none.
 fn silent(r: &Reproducer, file: &Path) -> Failure {
-    let message = format!("no oracle fires on {}: {}", kernel_text(r.kernel), file.display());
+    let message = format!("no oracle fires on {}: {}", subject_text(r.kernel), file.display());
     Failure::new(message, format!("cargo gup replay {}", quoted(file)))
 }
 

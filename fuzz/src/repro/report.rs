@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use gup_core::flags::Pg;
-use gup_core::history::{Commit, Defect, Kernel, Proposal};
+use gup_core::history::{Base, Commit, Defect, Kernel, Proposal};
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 
@@ -44,6 +44,11 @@ pub fn kernel_text(kernel: Kernel) -> String {
     if fixed.len() < released.len() { fixed } else { released }
 }
 
+/// What a finding is about: the kernel, or the C that ran in its place.
+pub fn subject_text(kernel: Kernel) -> String {
+    Chosen::of_process().title(kernel_text(kernel))
+}
+
 /// What makes a kernel show a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Culprit {
@@ -53,9 +58,37 @@ pub enum Culprit {
     Proposal(Proposal),
 }
 
-/// Whether `oracle` fires on `kernel`.
+/// What the port of `kernel` violates.
+fn on_port(kernel: Kernel, ops: &[Op]) -> Option<Finding> {
+    judge(&mut Executor::with_subject(kernel, Chosen::Port), ops)
+}
+
+/// Whether `oracle` fires on the port of `kernel`.
 fn fires(kernel: Kernel, ops: &[Op], oracle: &str) -> bool {
-    judge(&mut Executor::new(kernel), ops).is_some_and(|f| f.oracle == oracle)
+    on_port(kernel, ops).is_some_and(|f| f.oracle == oracle)
+}
+
+/// A finding of the C that is no news: a defect of the table that the base
+/// has as released, with which the port violates the same rule in the same
+/// function, and without which it does not.
+pub fn known_of_c(base: Base, ops: &[Op], finding: &Finding) -> Option<Defect> {
+    let fixed = Kernel::fixed(base);
+    let same = |kernel| on_port(kernel, ops).is_some_and(|f| f.key() == finding.key());
+    let open = |d: &Defect| d.info().open_in(base) && same(fixed.with_defect(*d));
+    Defect::ALL.iter().copied().find(open).filter(|_| !same(fixed))
+}
+
+/// [`known_of_c`], if it is the C that runs in this process.
+pub fn known(base: Base, ops: &[Op], finding: &Finding) -> Option<Defect> {
+    (Chosen::of_process() == Chosen::C).then(|| known_of_c(base, ops, finding))?
+}
+
+/// The culprit of what the subject of this process was found to do.
+pub fn explain(kernel: Kernel, ops: &[Op], finding: &Finding) -> Option<Culprit> {
+    match Chosen::of_process() {
+        Chosen::Port => culprit(kernel, ops, finding.oracle),
+        Chosen::C => known_of_c(kernel.base(), ops, finding).map(Culprit::Defect),
+    }
 }
 
 /// The defect, or else the proposal, without which the oracle is silent.
@@ -106,7 +139,7 @@ pub fn report(given: &Reproducer) -> Result<String, Silent> {
     section(&mut out, "Page states", &page_table(&trace));
     section(&mut out, "Kernels", &kernels(r.kernel, &ops, finding));
     section(&mut out, "To replay it", &to_replay());
-    origin(&mut out, culprit(r.kernel, &ops, finding.oracle));
+    origin(&mut out, explain(r.kernel, &ops, finding));
     Ok(ascii(&out))
 }
 
@@ -131,14 +164,17 @@ fn head(out: &mut String, r: &Reproducer, f: &Finding) {
         None => "the tear-down after the last op".into(),
     };
     let summary = format!(
-        "On kernel {}, {function}() breaks a rule that must hold whatever a program does. \
+        "On {}, {function}() breaks a rule that must hold whatever a program does. \
          The rule, \"{oracle}\": {}. It is broken by {what}; what comes before it is legal.",
-        kernel_text(r.kernel),
+        match Chosen::of_process() {
+            Chosen::Port => format!("kernel {}", kernel_text(r.kernel)),
+            Chosen::C => subject_text(r.kernel),
+        },
         rule(oracle)
     );
     out.push_str(&wrap(&summary, "", ""));
     out.push('\n');
-    let kernel = kernel_text(r.kernel);
+    let kernel = subject_text(r.kernel);
     let values = [
         ("Kernel:  ", kernel.as_str()),
         ("Oracle:  ", oracle),
@@ -282,7 +318,7 @@ fn kernels(kernel: Kernel, ops: &[Op], finding: &Finding) -> String {
     all.extend(Kernel::all_known(kernel.base()).into_iter().filter(|&k| k != kernel));
     let (mut bad, mut good) = (String::new(), String::new());
     for k in all {
-        let found = judge(&mut Executor::new(k), ops).map(|f| f.oracle);
+        let found = on_port(k, ops).map(|f| f.oracle);
         let list = if found == Some(finding.oracle) { &mut bad } else { &mut good };
         list.push_str(&wrap(&kernel_text(k), "    ", "        "));
         if let Some(other) = found.filter(|&o| o != finding.oracle) {
@@ -290,7 +326,11 @@ fn kernels(kernel: Kernel, ops: &[Op], finding: &Finding) -> String {
         }
     }
     let none = |list: String| if list.is_empty() { "    none\n".into() } else { list };
-    format!("Affected, by replay:\n{}\nNot affected:\n{}", none(bad), none(good))
+    let by = match Chosen::of_process() {
+        Chosen::Port => "by replay",
+        Chosen::C => "by replay on the port of each",
+    };
+    format!("Affected, {by}:\n{}\nNot affected:\n{}", none(bad), none(good))
 }
 
 /// Since when, until when, and the tag.
