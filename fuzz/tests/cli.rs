@@ -159,7 +159,9 @@ fn a_night_finds_the_seed_and_writes_it_down() {
     assert_eq!(ran.code, Some(1), "{}", ran.err);
     let summary: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     let findings = summary["findings"].as_array().unwrap();
-    let seed = findings.iter().find(|f| f["introduced"] == "54d516b1d62f").unwrap();
+    let seeds = findings.iter().filter(|f| f["introduced"] == "54d516b1d62f");
+    // It shows in several calls, in some of them less plainly.
+    let seed = seeds.min_by_key(|f| f["ops"].as_u64()).unwrap();
     assert_eq!(seed["oracle"], "errno");
     assert_eq!(seed["fixed"], "c36c04c2e132");
     assert!(seed["ops"].as_u64().unwrap() <= 3);
