@@ -536,6 +536,56 @@ defects! {
         oracles: &["reliability"],
         reach: Reach::Race,
     };
+    /// A compound page can be had before it is one.
+    CountBeforeCompound = DefectInfo {
+        slug: "count-before-compound",
+        introduced: None,
+        fixed: Some(Commit {
+            id: "ee66e9c34fd3",
+            subject: "mm/page_alloc: move set_page_refcounted() to callers of prep_new_page()",
+            release: "v6.14-rc1",
+        }),
+        bases: &[(Base::V5_15, Released::Open), (Base::V6_12, Released::Open)],
+        what: "prep_new_page() sets the reference count before it makes the page \
+               compound: GUP-fast, which comes late to a page that was freed, counts \
+               its pin as one of a small page, and takes it back as one of a large one",
+        oracles: &["accounting"],
+        reach: Reach::Race,
+    };
+    /// fork() and GUP-fast do not know of each other.
+    ForkUnseen = DefectInfo {
+        slug: "fork-unseen",
+        introduced: None,
+        fixed: Some(Commit {
+            id: "57efa1fe5957",
+            subject: "mm/gup: prevent gup_fast from racing with COW during fork",
+            release: "v5.11-rc1",
+        }),
+        bases: &[(Base::V5_15, Released::Fixed), (Base::V6_12, Released::Fixed)],
+        what: "GUP-fast pins a page between the look of fork() at its pins and the \
+               write-protection of its entry: the next store of the process goes to a \
+               copy",
+        oracles: &["reliability"],
+        reach: Reach::Race,
+    };
+    /// fork() looks for pins before it is seen.
+    ForkSeqUnordered = DefectInfo {
+        slug: "fork-seq-unordered",
+        introduced: None,
+        fixed: Some(Commit {
+            id: "088b8aa537c2",
+            subject: "mm: fix PageAnonExclusive clearing racing with concurrent RCU GUP-fast",
+            release: "v6.1-rc1",
+        }),
+        bases: &[(Base::V5_15, Released::Open)],
+        what: "nothing orders write_protect_seq before the look of fork() at the pins, \
+               nor a pin of GUP-fast before its second look at the count, where \
+               spin_lock() and atomic_add() are no full barriers, as they are on x86 \
+               (the fix gave the barrier after the pin, for another reason; fork() takes \
+               a reference before it looks since v5.19)",
+        oracles: &["reliability"],
+        reach: Reach::Race,
+    };
     /// fork() shares pinned pages.
     NoEarlyCowAtFork = DefectInfo {
         slug: "no-early-cow-at-fork",

@@ -79,7 +79,7 @@ macro_rules! holds {
 /// `fails!("accounting", Bound::All, [V5_15], "without c24d37322548", race)`
 #[macro_export]
 macro_rules! fails {
-    ($oracle:literal, $bound:expr, [$($base:ident),+], $change:literal, $race:expr) => {
+    ($oracle:literal, $bound:expr, [$($base:ident),+], $change:expr, $race:expr) => {
         $crate::fails(
             $crate::here!(), $oracle, $bound, &[$($crate::Base::$base),+], $change, $race,
         )
@@ -99,8 +99,9 @@ pub fn name_of<F>(_: F) -> &'static str {
 /// If the race does not end well, with the rule that broke.
 pub fn holds(name: &str, bound: Bound, bases: &[Base], race: impl Race) {
     for kernel in bases.iter().filter_map(|&base| kernel_under_test(base)) {
-        if let Err(broken) = engine::explore(name, kernel, bound, race.clone()) {
-            panic!("{name} on {kernel}: {broken}\nrule: {}\n{}", broken.rule, next(name));
+        let text = kernel.to_string();
+        if let Err(broken) = engine::explore(name, &text, kernel, bound, race.clone()) {
+            panic!("{name} on {text}: {broken}\nrule: {}\n{}", broken.rule, next(name));
         }
     }
 }
@@ -118,16 +119,16 @@ pub fn fails(
     race: impl Race,
 ) {
     for base in bases {
-        let kernel = format!("{} fixed {change}", base.name());
-        let kernel: Kernel = kernel.parse().expect("a kernel that history.rs knows");
-        match engine::explore(name, kernel, bound, race.clone()) {
+        let text = format!("{} fixed {change}", base.name());
+        let kernel = text.parse().expect("a kernel that history.rs knows");
+        match engine::explore(name, &text, kernel, bound, race.clone()) {
             Err(broken) => {
-                println!("loom: {name} on {kernel}: found {broken}");
+                println!("loom: {name} on {text}: found {broken}");
                 let rule = "wrong for another reason";
-                assert_eq!(broken.oracle, oracle, "{name} on {kernel}: {rule}: {broken}");
+                assert_eq!(broken.oracle, oracle, "{name} on {text}: {rule}: {broken}");
             }
             Ok(()) if cfg!(loom) => {
-                panic!("{name} on {kernel}: nothing went wrong; the race misses what it is for")
+                panic!("{name} on {text}: nothing went wrong; the race misses what it is for")
             }
             // Only loom can promise that it does.
             Ok(()) => {}

@@ -55,7 +55,14 @@ pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + '
 /// Explores until a rule breaks or `bound` is reached; prints how far it went.
 /// With `LOOM_REPLAY`, begins with the interleaving that was saved, and prints
 /// the columns of the one that ends badly.
-pub(crate) fn explore(name: &str, kernel: Kernel, bound: Bound, race: impl Race) -> Verdict {
+/// `text` is the kernel's name.
+pub(crate) fn explore(
+    name: &str,
+    text: &str,
+    kernel: Kernel,
+    bound: Bound,
+    race: impl Race,
+) -> Verdict {
     let mut builder = Builder::new();
     builder.max_branches = MAX_STEPS;
     if let (None, Bound::Preemptions(n), false) =
@@ -65,7 +72,7 @@ pub(crate) fn explore(name: &str, kernel: Kernel, bound: Bound, race: impl Race)
     }
     let bound = builder.preemption_bound.map_or("all".into(), |n| format!("preemption bound {n}"));
     let replay = env::var_os("LOOM_REPLAY").is_some();
-    let saved = saved_file(name, kernel);
+    let saved = saved_file(name, text);
     if replay && saved.exists() {
         builder.checkpoint_file = Some(saved.clone());
     }
@@ -73,7 +80,7 @@ pub(crate) fn explore(name: &str, kernel: Kernel, bound: Bound, race: impl Race)
     let (verdict, count) = check(&builder, kernel, &race);
     let so_far = if verdict.is_ok() { "" } else { "stopped, " };
     let secs = start.elapsed().as_secs_f64();
-    println!("loom: {name} on {kernel}: {count} interleavings, {so_far}{bound}, {secs:.2} s");
+    println!("loom: {name} on {text}: {count} interleavings, {so_far}{bound}, {secs:.2} s");
     if verdict.is_err() && replay {
         print!("{}", columns(&LOG.take()));
         if builder.checkpoint_file.is_none() {
@@ -103,7 +110,7 @@ fn check(builder: &Builder, kernel: Kernel, race: &impl Race) -> (Verdict, usize
 }
 
 /// Where the interleaving that breaks a rule is saved.
-fn saved_file(name: &str, kernel: Kernel) -> PathBuf {
+fn saved_file(name: &str, kernel: &str) -> PathBuf {
     let file = format!("{name} {kernel}.json").replace([' ', ':'], "-");
     PathBuf::from(env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into()))
         .join("interleavings")

@@ -36,6 +36,6 @@ pub(crate) fn run<T: Send + 'static>(jobs: Vec<impl FnOnce() -> T + Send + 'stat
 }
 
 /// Runs the race again and again, until it breaks a rule.
-pub(crate) fn explore(_: &str, kernel: Kernel, _: Bound, race: impl Race) -> Verdict {
+pub(crate) fn explore(_: &str, _: &str, kernel: Kernel, _: Bound, race: impl Race) -> Verdict {
     (0..ROUNDS).try_for_each(|_| race(kernel))
 }

@@ -8,11 +8,13 @@
 
 use super::cpu::{Cpu, Event, FailSite, Hold};
 use super::filemap::{self, File};
+use super::folio::smp_mb;
 use super::limits::{MAX_VMAS, PAGE_SIZE};
 use super::wait::Wait;
 use crate::atomic::{Atomic32, RawLock, Seqcount};
 use crate::errno::Errno;
 use crate::flags::VmFlags;
+use crate::history::{Base, Defect};
 use crate::step::StepKind;
 
 /// An address space, by number. C: struct mm_struct *
@@ -376,6 +378,10 @@ pub fn retry_write_protect_seq(cpu: &Cpu, mm: MmId, seq: i32) -> bool {
 pub fn write_protect_seq_begin(cpu: &Cpu, mm: MmId) {
     cpu.step(StepKind::SeqWrite, mm.0.into(), 1);
     cpu.world.mm(mm).write_protect_seq.write_begin();
+    // PORT: on no kernel: pairs with the one in try_grab_compound_head().
+    if !cpu.since(Base::V6_12) && !cpu.has(Defect::ForkSeqUnordered) {
+        smp_mb(cpu);
+    }
 }
 
 /// C: raw_write_seqcount_end(&mm->write_protect_seq)

@@ -21,6 +21,7 @@ use super::page::{
 use super::world::World;
 use crate::errno::Errno;
 use crate::flags::{Gfp, Pg};
+use crate::history::Defect;
 use crate::step::StepKind;
 
 /// Where a movable allocation is served from first.
@@ -260,9 +261,15 @@ pub fn alloc_pages(cpu: &Cpu, gfp: Gfp, order: u32) -> Option<Page> {
         f.epoch.set(f.epoch.read().wrapping_add(1));
         f.data.set(0);
     }
-    set_page_count(cpu, page, 1);
+    let early = cpu.has(Defect::CountBeforeCompound);
+    if early {
+        set_page_count(cpu, page, 1);
+    }
     if order > 0 && gfp.contains(Gfp::COMP) {
         prep_compound_page(cpu, page, order);
+    }
+    if !early {
+        set_page_count(cpu, page, 1);
     }
     Some(page)
 }

@@ -320,7 +320,8 @@ fn lockless_pages_from_mm(
     let mut seq = 0;
 
     // PORT: gup_fast_permitted() is what access_ok() was.
-    if gup_flags.contains(Foll::PIN) {
+    let sees_fork = gup_flags.contains(Foll::PIN) && !cpu.has(Defect::ForkUnseen);
+    if sees_fork {
         seq = read_write_protect_seq(cpu, mm);
         if seq & 1 != 0 && !cpu.lacks(Safeguard::SeqEven) {
             return 0;
@@ -332,10 +333,7 @@ fn lockless_pages_from_mm(
     cpu.local_irq_restore(flags);
 
     // fork() may have write-protected what was pinned: pinned too late.
-    if gup_flags.contains(Foll::PIN)
-        && retry_write_protect_seq(cpu, mm, seq)
-        && !cpu.lacks(Safeguard::SeqRetry)
-    {
+    if sees_fork && retry_write_protect_seq(cpu, mm, seq) && !cpu.lacks(Safeguard::SeqRetry) {
         unpin_user_pages(cpu, pages, Ok(nr_pinned));
         return 0;
     }

@@ -10,6 +10,7 @@ use crate::errno::Errno;
 use crate::flags::Foll;
 use crate::history::{Defect, Proposal};
 use crate::model::Cpu;
+use crate::model::folio::smp_mb__after_atomic;
 use crate::model::page::{
     GUP_PIN_COUNTING_BIAS, Page, compound_head, compound_nr, compound_order, compound_pincount_add,
     hpage_pincount_available, is_pinnable_page, page_cache_add_speculative, page_compound,
@@ -108,6 +109,11 @@ pub fn try_grab_compound_head(cpu: &Cpu, page: Page, refs: i32, flags: Foll) -> 
             hpage_pincount_add(cpu, page, refs);
         } else {
             page_ref_add(cpu, page, refs.wrapping_mul(GUP_PIN_COUNTING_BIAS - 1));
+        }
+        // PORT: not in the C: the pin before the second look at
+        // write_protect_seq; pairs with the one in write_protect_seq_begin().
+        if !cpu.has(Defect::ForkSeqUnordered) {
+            smp_mb__after_atomic(cpu);
         }
         mod_node_page_state(cpu, NodeStat::NR_FOLL_PIN_ACQUIRED, refs.into());
         return Some(page);

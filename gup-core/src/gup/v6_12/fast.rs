@@ -383,7 +383,8 @@ fn gup_fast(cpu: &Cpu, start: u64, end: u64, gup_flags: Foll, pages: &mut [Page]
     let mut seq = 0;
 
     // PORT: gup_fast_permitted() is what access_ok() was.
-    if gup_flags.contains(Foll::PIN) {
+    let sees_fork = gup_flags.contains(Foll::PIN) && !cpu.has(Defect::ForkUnseen);
+    if sees_fork {
         seq = read_write_protect_seq(cpu, mm);
         if seq & 1 != 0 && !cpu.lacks(Safeguard::SeqEven) {
             return 0;
@@ -396,7 +397,8 @@ fn gup_fast(cpu: &Cpu, start: u64, end: u64, gup_flags: Foll, pages: &mut [Page]
 
     // fork() may have write-protected what was pinned: pinned too late.
     if gup_flags.contains(Foll::PIN) {
-        if retry_write_protect_seq(cpu, mm, seq) && !cpu.lacks(Safeguard::SeqRetry) {
+        let forked = sees_fork && retry_write_protect_seq(cpu, mm, seq);
+        if forked && !cpu.lacks(Safeguard::SeqRetry) {
             gup_fast_unpin_user_pages(cpu, &pages[..nr_pinned]);
             return 0;
         }

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! GUP-fast against the migration of the page that it pins.
+//!
+//!   CPU 0  pin_user_pages_fast_only()        CPU 1  migrate_pages()
+//!   (A1) read the PTE: page                  (B1) set a migration entry
+//!   (A2) refcount + 1, + 1023                (B2) anybody else? then put it back
+//!   (A3) PTE still the same?                 (B3) copy the page
+//!                                            (B4) map the copy
+//!
+//! With (B1) and (B2) between (A1) and (A2), the page has moved, and (A3) sees
+//! another PTE. With (A2) before (B2), the page stays.
+//!
+//! Never: the call says that a page is pinned, and the address maps another.
+
+use gup_core::Errno;
+use gup_core::flags::Foll;
+use gup_core::model::lru::lru_add_drain_all;
+use gup_core::model::memory::user_store;
+use gup_core::model::migrate::move_page;
+use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
+use gup_core::model::{Cpu, Limits, Page};
+use loom_tests::calls::{MM, pin_user_pages_fast_only, scene};
+use loom_tests::rules::pins_are_mapped;
+use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
+
+const LIMITS: Limits =
+    Limits { frames: 4, movable_start: 1, device_start: 4, cpus: 2, ..Limits::LOOM };
+
+fn mapped(cpu: &Cpu) -> Result<Page, Errno> {
+    mm_alloc(cpu, MM)?;
+    mmap(cpu, MM, 0, 1, Prot::ReadWrite, Kind::Anon)?;
+    let page = user_store(cpu, MM, 0, 1)?;
+    lru_add_drain_all(cpu);
+    Ok(page)
+}
+
+fn race(kernel: Kernel) -> Verdict {
+    let (world, page) = scene(LIMITS, kernel, mapped);
+    let migrate = body(move |cpu| {
+        // EBUSY if the pin came first.
+        let _ = move_page(cpu, page);
+        Held::nothing()
+    });
+    let fast = body(|cpu| pin_user_pages_fast_only(cpu, 0, Foll::WRITE));
+    let held = at_once(&world, kernel, [migrate, fast])?;
+    pins_are_mapped(&Cpu::new(&world, kernel, 0), &held, 0)?;
+    held.adds_up(&world)
+}
+
+#[test]
+fn a_pinned_page_does_not_move() {
+    holds!(Bound::Preemptions(2), [V5_15, V6_12], race);
+}
+
+#[test]
+fn found_without_the_pte_recheck() {
+    let bound = Bound::Preemptions(2);
+    fails!("reliability", bound, [V5_15], "without safeguard:pte-recheck", race);
+    // The kernel notices first: the page is not exclusive any more.
+    fails!("splat", bound, [V6_12], "without safeguard:pte-recheck", race);
+}
