@@ -168,6 +168,7 @@ fn what_the_c_of_6_1_does_wrong_is_seen() {
     for (file, oracle) in [
         ("seeds/longterm-pin-of-movable-hugetlb.gup", "splat"),
         ("seeds/nofault-on-hugetlb.gup", "errno"),
+        ("seeds/longterm-pin-of-nothing-yet.gup", "reliability"),
         ("regressions/longterm-write-to-file.gup", "permission"),
         ("regressions/fast-longterm-write-to-file.gup", "permission"),
     ] {

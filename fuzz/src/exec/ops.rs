@@ -550,6 +550,7 @@ impl<S: Subject> Run<'_, '_, S> {
             }
         }
         let (base, raced) = (cpu.kernel.base(), self.raced());
+        let for_long = op.call.pins() && op.flags.contains(Foll::LONGTERM);
         let firm = if raced { self.firm(op, &pages[..owned]) } else { 0 };
         self.ledger.borrow_mut().hold(cpu.world, op.handle, held, |i, page| {
             if raced && firm >> i & 1 != 0 {
@@ -561,7 +562,7 @@ impl<S: Subject> Run<'_, '_, S> {
             let leaf = leaf_at(cpu, mm, addr).filter(|l| private && l.page == page);
             if base >= Base::V6_12 {
                 // Waiver read-only-pin-of-nothing-yet.
-                leaf.is_some_and(|l| cpu.world.look(l.page).anon)
+                leaf.is_some_and(|l| for_long || cpu.world.look(l.page).anon)
             } else {
                 // Waiver read-only-pin-of-read-only-entry.
                 let writable = vma.is_some_and(|v| v.flags.contains(VmFlags::WRITE));
