@@ -6,6 +6,8 @@
 //! * [`files`]: what they map; [`disks`]: where some of that lies.
 //! * [`nodes`]: where their memory comes from.
 //! * [`device`]: the module's device, for calls and for page states.
+//! * [`kmsg`]: what the kernel prints.
+//! * [`program`]: a reproducer in C.
 //! * [`touch`]: loads and stores that may fault.
 //!
 //! Scenarios come over the second serial port and answers go back there, as
@@ -14,8 +16,10 @@
 mod device;
 mod disks;
 mod files;
+mod kmsg;
 mod nodes;
 mod process;
+mod program;
 mod run;
 mod touch;
 
@@ -24,7 +28,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use gup_fuzz::on_kernel::wire::{GO, Line, RUN};
+use gup_fuzz::on_kernel::wire::{EXEC, GO, Line, RUN};
 use gup_fuzz::scenario::Op;
 use nix::fcntl::OFlag;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -118,6 +122,9 @@ fn orders(mut input: BufReader<File>, out: &mut File) -> Result<(), Box<dyn std:
                 scale = n.parse()?;
             }
             (GO, _) => scenario(&ops, scale, out)?,
+            (EXEC, name) => {
+                program::run(name, &mut |line| drop(writeln!(out, "{line}")))?;
+            }
             _ => ops.push(line.trim_end().parse().map_err(|e| format!("{line}: {e}"))?),
         }
     }

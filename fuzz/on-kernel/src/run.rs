@@ -6,10 +6,7 @@
 //! that stores leave behind, so that both can be laid side by side.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,14 +25,13 @@ use nix::unistd::{Pid, fsync};
 
 use crate::device::{self, Device, Row, Stat};
 use crate::files::Files;
+use crate::kmsg::Kmsg;
 use crate::nodes;
 use crate::process::{self, Pipes, Told, address};
 
 /// An op that takes longer hangs: software emulation needs some tens of
 /// milliseconds for the largest.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Lines of the kernel's that are passed on for one op.
-const MAX_KERNEL_LINES: usize = 16;
 
 /// A process of the scenario.
 struct Process {
@@ -69,7 +65,7 @@ pub struct Run {
     prefer: Prefer,
     before: Stat,
     seen: BTreeMap<Slot, Seen>,
-    kmsg: File,
+    kmsg: Kmsg,
     rows: Vec<Row>,
 }
 
@@ -84,10 +80,6 @@ impl Run {
     /// A scenario of these ops, in which one page of the model is `scale` pages
     /// here.
     pub fn new(ops: &[Op], scale: u32) -> std::io::Result<Run> {
-        let mut kmsg =
-            File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
-        // What was printed before is not ours.
-        while kmsg.read(&mut [0; 8192]).is_ok_and(|n| n > 0) {}
         let device = Rc::new(Device::open()?);
         let before = device.stat()?;
         Ok(Run {
@@ -102,7 +94,7 @@ impl Run {
             prefer: Prefer::default(),
             before,
             seen: BTreeMap::new(),
-            kmsg,
+            kmsg: Kmsg::open()?,
             rows: Vec::new(),
         })
     }
@@ -410,7 +402,7 @@ impl Run {
     /// Says what changed since the last time.
     fn observe(&mut self, say: &mut dyn FnMut(Line)) {
         drain();
-        self.kernel_lines(say);
+        self.kmsg.pass_on(say);
         if let Ok(now) = self.device.stat() {
             let acquired = now.acquired - self.before.acquired;
             say(Line::Pins(acquired, now.released - self.before.released));
@@ -449,21 +441,6 @@ impl Run {
             let seen = summary(&self.rows);
             if seen.flags != SeenFlags::empty() || seen.odd != 0 {
                 now.insert(Slot::Mapped(mm, page), seen);
-            }
-        }
-    }
-
-    /// Passes on what the kernel printed as a warning or worse.
-    fn kernel_lines(&mut self, say: &mut dyn FnMut(Line)) {
-        let mut record = [0; 8192];
-        let mut lines = 0;
-        while let Ok(n) = self.kmsg.read(&mut record) {
-            let text = String::from_utf8_lossy(&record[..n]);
-            let Some((head, text)) = text.split_once(';') else { continue };
-            let level = head.split(',').next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(7);
-            lines += 1;
-            if level & 7 <= 4 && lines <= MAX_KERNEL_LINES {
-                say(Line::Kernel(text.lines().next().unwrap_or("").into()));
             }
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo gup confirm`: reproducers on a real kernel, beside the model.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -9,13 +10,15 @@ use gup_core::history::{Base, Kernel};
 
 use super::replay::read;
 use super::{Failure, Outcome, Verdict, root};
-use crate::exec::Trace;
+use crate::exec::{State, Trace};
 use crate::on_kernel::compare::{Difference, answer_text, compare, model, outcome_text};
-use crate::on_kernel::express::{Version, not_expressible, scale};
+use crate::on_kernel::express::{Version, not_expressible, not_expressible_in, scale};
 use crate::on_kernel::machine::{Guest, GuestRun};
-use crate::on_kernel::parts::{Choice, gather};
+use crate::on_kernel::parts::{Choice, compile, gather};
+use crate::on_kernel::program::difference;
 use crate::on_kernel::table::page_rows;
 use crate::repro::Reproducer;
+use crate::repro::c::{Program, program};
 use crate::repro::report::{kernel_text, wrap};
 
 /// Replays scenarios on a real kernel in a QEMU guest, beside the model.
@@ -38,6 +41,9 @@ pub struct Confirm {
     /// Leave out the pages, op by op
     #[arg(long)]
     brief: bool,
+    /// Also run the C program of `report --c`, which must come to the same
+    #[arg(long)]
+    c: bool,
 }
 
 /// The series of the newest base.
@@ -88,7 +94,18 @@ pub(super) fn beside(version: Version) -> Kernel {
 struct Confirmed {
     text: String,
     bad: bool,
+    /// Whether the finding happens, if the run says so.
+    happens: Option<bool>,
 }
+
+impl Confirmed {
+    fn new(text: String, bad: bool) -> Self {
+        Confirmed { text, bad, happens: None }
+    }
+}
+
+/// The C programs of some reproducers, by their place among them.
+type Programs = BTreeMap<usize, Program>;
 
 impl Confirm {
     pub(super) fn run(self) -> Outcome {
@@ -96,10 +113,12 @@ impl Confirm {
         let files: Result<Vec<_>, _> = self.files.iter().map(|f| read(f, None)).collect();
         let files = files?;
         let (mut guest, version) = self.machine.guest()?;
+        let programs = if self.c { bring_programs(&mut guest, &files)? } else { Programs::new() };
         let mut all = Vec::new();
-        for (path, r) in self.files.iter().zip(&files) {
+        for (i, (path, r)) in self.files.iter().zip(&files).enumerate() {
             println!("{}, on {}\n", path.display(), guest.release());
-            let confirmed = self.confirm(&mut guest, version, r)?;
+            let program = programs.get(&i).map(|p| (i, p));
+            let confirmed = self.confirm(&mut guest, version, r, program)?;
             print!("\n{}\n", wrap(&confirmed.text, "", "  "));
             all.push((path.display().to_string(), confirmed));
         }
@@ -120,6 +139,7 @@ impl Confirm {
         guest: &mut Guest,
         version: Version,
         r: &Reproducer,
+        program: Option<(usize, &Program)>,
     ) -> Result<Confirmed, Failure> {
         let ops = r.ops();
         let scale = scale(&ops);
@@ -131,16 +151,29 @@ impl Confirm {
             }
         }
         if let Some(text) = why {
-            return Ok(Confirmed { text, bad: false });
+            return Ok(Confirmed::new(text, false));
         }
         let base = beside(version);
         let trace = |kernel| model(kernel, &ops);
         let (ours, theirs) = (trace(r.kernel), trace(base));
+        let mut before = &State::default();
+        for (i, line) in theirs.lines.iter().enumerate() {
+            if let Some(reason) = not_expressible_in(&line.op, before) {
+                let text = format!("not expressible: op {}: {reason}", i + 1);
+                println!("{:>2} {}\n     confirm: {text}", i + 1, line.op);
+                return Ok(Confirmed::new(text, false));
+            }
+            before = &line.state;
+        }
         let run = guest.run(&ops, scale)?;
         self.print(r.kernel, &ours, base, &theirs, &run, scale);
         let from_ours = compare(r.kernel, &ours, &run, scale);
         let from_base = compare(base, &theirs, &run, scale);
-        Ok(verdict(r.kernel, &ours, &from_ours, base, &from_base, &run))
+        let mut confirmed = verdict(r.kernel, &ours, &from_ours, base, &from_base, &run);
+        if let Some((i, program)) = program {
+            also_in_c(&mut confirmed, guest, &run, &name(i), program)?;
+        }
+        Ok(confirmed)
     }
 
     /// Op by op: what both models and the kernel answer, and the pages.
@@ -183,6 +216,45 @@ impl Confirm {
     }
 }
 
+/// Compiles what can be said in C and gives it to the guest.
+fn bring_programs(guest: &mut Guest, files: &[Reproducer]) -> Result<Programs, Failure> {
+    let written = files.iter().enumerate().filter_map(|(i, r)| Some((i, program(r).ok()?)));
+    let programs: Programs = written.collect();
+    let compiled: Result<Vec<_>, _> =
+        programs.iter().map(|(&i, p)| Ok((name(i), compile(&p.text)?))).collect();
+    guest.bring(&compiled?)?;
+    Ok(programs)
+}
+
+/// What a program is called in the guest.
+fn name(i: usize) -> String {
+    format!("reproducer-{i}")
+}
+
+/// Runs the program of a scenario that has just run.
+fn also_in_c(
+    confirmed: &mut Confirmed,
+    guest: &mut Guest,
+    scenario: &GuestRun,
+    name: &str,
+    program: &Program,
+) -> Result<(), Failure> {
+    let run = guest.exec(name)?;
+    let by = if program.module { "the module" } else { "io_uring" };
+    let tells = program.tells.as_deref().unwrap_or("nothing it can see");
+    println!("\nThe C program, by {by}; what tells: {tells}");
+    run.printed.iter().for_each(|line| print!("{}", wrap(line, "     ", "       ")));
+    let happens = confirmed.happens.filter(|_| program.tells.is_some());
+    match difference(&run, scenario, happens) {
+        None => confirmed.text.push_str("; the C program, too"),
+        Some(what) => {
+            confirmed.text.push_str(&format!("; THE C PROGRAM DIFFERS: {what}"));
+            confirmed.bad = true;
+        }
+    }
+    Ok(())
+}
+
 /// What the comparison with both models says.
 fn verdict(
     kernel: Kernel,
@@ -195,7 +267,7 @@ fn verdict(
     let (ours_text, base_text) = (kernel_text(kernel), kernel_text(base));
     if let Some(trouble) = &run.trouble {
         let text = format!("the guest {} in op {}", trouble.name(), run.ops.len() + 1);
-        return Confirmed { text, bad: true };
+        return Confirmed::new(text, true);
     }
     if from_ours.is_empty()
         && let Some(f) = &ours.finding
@@ -203,22 +275,23 @@ fn verdict(
         let at = format!("{} in {}()", f.oracle, f.function);
         if !from_base.is_empty() {
             let text = format!("happens: the kernel does as {ours_text}, which violates {at}");
-            return Confirmed { text, bad: true };
+            return Confirmed { happens: Some(true), ..Confirmed::new(text, true) };
         }
         let text = format!("cannot tell: {at} does not show in what was compared");
-        return Confirmed { text, bad: false };
+        return Confirmed::new(text, false);
     }
     if from_base.is_empty() {
         let text = match &ours.finding {
             Some(_) => format!("does not happen: the kernel does as {base_text}"),
             None => format!("agrees with {base_text}"),
         };
-        return Confirmed { text, bad: false };
+        let happens = ours.finding.as_ref().map(|_| false);
+        return Confirmed { happens, ..Confirmed::new(text, false) };
     }
     if from_ours.is_empty() {
-        return Confirmed { text: format!("agrees with {ours_text}"), bad: false };
+        return Confirmed::new(format!("agrees with {ours_text}"), false);
     }
     let first = &from_base[0];
     let text = format!("differs from {base_text} after op {}: {first}", first.op + 1);
-    Confirmed { text, bad: true }
+    Confirmed::new(text, true)
 }

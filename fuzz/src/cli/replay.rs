@@ -192,11 +192,11 @@ impl Report {
     pub(super) fn run(self) -> Outcome {
         let r = self.how.read(&self.file)?;
         if self.c {
-            let text = program(&r).map_err(|NotExpressible(op, why)| {
+            let program = program(&r).map_err(|NotExpressible(op, why)| {
                 let message = format!("not expressible in C: op {}: {why}", op + 1);
                 Failure::new(message, format!("cargo gup report {}", quoted(&self.file)))
             })?;
-            print!("{text}");
+            print!("{}", program.text);
             return Ok(Verdict::Held);
         }
         let mail = report(&r).map_err(|_| silent(&r, &self.file))?;

@@ -4,7 +4,7 @@
 #[path = "../../real-gup/build/find.rs"]
 mod find;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -17,9 +17,9 @@ use crate::on_kernel::parts;
 /// Runs everything that CI runs.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Steps: fmt, clippy, tests, regressions, loom, docs, and 100 scenarios on a
-stock kernel if QEMU and its headers are there. The output of a step is shown
-if it fails.
+Steps: fmt, clippy, tests, regressions, loom, docs; if QEMU and a kernel's
+headers are there, 100 scenarios on a stock kernel, and the tracked ones with
+their C programs. The output of a step is shown if it fails.
 
 Examples:
   cargo gup test
@@ -118,6 +118,9 @@ impl Test {
         let missing = parts::missing(SERIES);
         if missing.is_none() {
             steps.push(("guest", cargo(&root, &guest)));
+            let mut confirm = cargo(&root, &["gup", "confirm", "--c", "--brief"]);
+            confirm.args(tracked(&root)?);
+            steps.push(("confirm", confirm));
         }
         let (mut passed, mut failed) = (0, 0);
         for (name, mut command) in steps {
@@ -130,6 +133,20 @@ impl Test {
         println!("{passed} passed, {failed} failed");
         Ok(if failed == 0 { Verdict::Held } else { Verdict::Violated })
     }
+}
+
+/// The tracked scenarios.
+fn tracked(root: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for folder in ["fuzz/regressions", "fuzz/seeds"] {
+        let next = format!("ls {folder}");
+        for entry in root.join(folder).read_dir().map_err(|e| Failure::new(e, &next))? {
+            files.push(entry.map_err(|e| Failure::new(e, &next))?.path());
+        }
+    }
+    files.retain(|file| file.extension().is_some_and(|e| e == "gup"));
+    files.sort();
+    Ok(files)
 }
 
 /// Runs a step; its output is of interest only if it fails.

@@ -53,6 +53,57 @@ pub fn model(kernel: Kernel, ops: &[Op]) -> Trace {
     Trace { lines, finding: trace.finding.map(|f| crate::exec::Finding { op: f.op / 2, ..f }) }
 }
 
+/// What a guest would say that does as the model does.
+pub fn as_guest(trace: &Trace, scale: u32) -> GuestRun {
+    let each = i64::from(scale);
+    let ops = trace.lines.iter().map(|line| {
+        let answer = match line.outcome {
+            Outcome::Returned(Ok(n)) => Answer::Returned(n as i64 * each),
+            Outcome::Returned(Err(e)) => Answer::Returned(-(e as i64)),
+            Outcome::Done => Answer::Done,
+            Outcome::Failed(e) => Answer::Failed(e as i32),
+            Outcome::Skipped(why) => Answer::Skipped(why.into()),
+            Outcome::Blocked(wait) => Answer::Skipped(format!("blocked: {wait}")),
+        };
+        let pins = (line.state.pins.0 * each, line.state.pins.1 * each);
+        let slots = line.state.slots.iter().map(|(&slot, v)| (slot, seen(slot, v, scale)));
+        let kernel = line.splats.iter().map(|splat| format!("WARNING: {splat}")).collect();
+        Ran { answer, kernel, pins, slots: slots.collect() }
+    });
+    let ops: Vec<Ran> = ops.collect();
+    let pins = ops.last().map_or(0, |ran| ran.pins.0);
+    let (kernel, slots) = (Vec::new(), BTreeMap::new());
+    let end = Ran { answer: Answer::Done, kernel, pins: (pins, pins), slots };
+    GuestRun { ops, end: Some(end), trouble: None }
+}
+
+fn seen(slot: Slot, v: &SlotView, scale: u32) -> Seen {
+    let e = expected(v, scale);
+    let flags = [
+        (matches!(slot, Slot::Mapped(..)), SeenFlags::PRESENT),
+        (v.accessible, SeenFlags::ACCESS),
+        (v.write, SeenFlags::WRITABLE),
+        (v.huge, SeenFlags::HUGE),
+        (v.special, SeenFlags::SPECIAL),
+        (v.zero_page, SeenFlags::ZERO),
+        (v.anon, SeenFlags::ANON),
+        (v.movable, SeenFlags::MOVABLE),
+        (v.exclusive, SeenFlags::EXCLUSIVE),
+        (e.pinned, SeenFlags::DMA_PINNED),
+    ];
+    Seen {
+        frame: 0x3_0000 + u64::from(v.page.0) * u64::from(scale),
+        token: v.data,
+        flags: flags.iter().filter(|f| f.0).fold(SeenFlags::empty(), |all, f| all | f.1),
+        order: e.order as u32,
+        refcount: e.refcount as i32,
+        mapcount: e.mapcount as i32,
+        entire: v.entire,
+        pincount: e.pincount as i32,
+        ..Seen::default()
+    }
+}
+
 /// What differs, op by op, up to the first op with a difference: what comes
 /// after it follows from it.
 pub fn compare(kernel: Kernel, trace: &Trace, run: &GuestRun, scale: u32) -> Vec<Difference> {
@@ -208,7 +259,7 @@ impl Rules {
         if self.base >= Base::V6_12 && k.flags.contains(SeenFlags::PRESENT) {
             flag("exclusive", m.exclusive, SeenFlags::EXCLUSIVE);
         }
-        let expected = self.expected(m);
+        let expected = expected(m, self.scale);
         flag("maybe dma pinned", expected.pinned, SeenFlags::DMA_PINNED);
         differ("order", expected.order, k.order.into());
         differ("refcount", expected.refcount, (k.refcount - buffers(k)).into());
@@ -221,23 +272,6 @@ impl Rules {
         }
         if let Some(other) = frames.pair(m.page.0, k.frame) {
             found.push(difference("sharing", format!("page {}", m.page.0), other));
-        }
-    }
-
-    /// What a guest should count for a page.
-    fn expected(&self, m: &SlotView) -> Expected {
-        let large = m.order > 1;
-        // What is counted for each page of a huge one.
-        let more = if large { i64::from(self.scale) - 1 } else { 0 };
-        let ptes = i64::from(m.mapcount - m.entire);
-        let pincount = i64::from(m.pincount) * (more + 1);
-        let refcount = i64::from(m.refcount) + more * (ptes + i64::from(m.held + m.cached));
-        Expected {
-            order: if large { 9 } else { m.order.into() },
-            refcount,
-            mapcount: i64::from(m.mapcount) + more * ptes,
-            pincount,
-            pinned: if m.order > 0 { pincount > 0 } else { refcount >= 1024 },
         }
     }
 
@@ -256,6 +290,23 @@ impl Rules {
         }
         found.iter_mut().for_each(|d| d.op = trace.lines.len());
         found
+    }
+}
+
+/// What a guest should count for a page.
+fn expected(m: &SlotView, scale: u32) -> Expected {
+    let large = m.order > 1;
+    // What is counted for each page of a huge one.
+    let more = if large { i64::from(scale) - 1 } else { 0 };
+    let ptes = i64::from(m.mapcount - m.entire);
+    let pincount = i64::from(m.pincount) * (more + 1);
+    let refcount = i64::from(m.refcount) + more * (ptes + i64::from(m.held + m.cached));
+    Expected {
+        order: if large { 9 } else { m.order.into() },
+        refcount,
+        mapcount: i64::from(m.mapcount) + more * ptes,
+        pincount,
+        pinned: if m.order > 0 { pincount > 0 } else { refcount >= 1024 },
     }
 }
 
@@ -316,55 +367,6 @@ mod tests {
         lines.iter().map(|l| l.parse().unwrap()).collect()
     }
 
-    /// What a guest would say that does as the model does.
-    fn mirror(trace: &Trace, scale: u32) -> GuestRun {
-        let ops = trace.lines.iter().map(|line| {
-            let each = i64::from(scale);
-            let answer = match line.outcome {
-                Outcome::Returned(Ok(n)) => Answer::Returned(n as i64 * each),
-                Outcome::Returned(Err(e)) => Answer::Returned(-(e as i64)),
-                Outcome::Done => Answer::Done,
-                Outcome::Failed(e) => Answer::Failed(e as i32),
-                Outcome::Skipped(why) => Answer::Skipped(why.into()),
-                Outcome::Blocked(wait) => Answer::Skipped(format!("blocked: {wait}")),
-            };
-            let pins = (line.state.pins.0 * each, line.state.pins.1 * each);
-            let slots = line.state.slots.iter().map(|(&slot, v)| (slot, seen(slot, v, scale)));
-            Ran { answer, kernel: Vec::new(), pins, slots: slots.collect() }
-        });
-        let ops: Vec<Ran> = ops.collect();
-        let pins = ops.last().map_or(0, |ran| ran.pins.0);
-        let (kernel, slots) = (Vec::new(), BTreeMap::new());
-        let end = Ran { answer: Answer::Done, kernel, pins: (pins, pins), slots };
-        GuestRun { ops, end: Some(end), trouble: None }
-    }
-
-    fn seen(slot: Slot, v: &SlotView, scale: u32) -> Seen {
-        let e = Rules { base: Base::V5_15, scale }.expected(v);
-        let flags = [
-            (matches!(slot, Slot::Mapped(..)), SeenFlags::PRESENT),
-            (v.accessible, SeenFlags::ACCESS),
-            (v.write, SeenFlags::WRITABLE),
-            (v.huge, SeenFlags::HUGE),
-            (v.special, SeenFlags::SPECIAL),
-            (v.zero_page, SeenFlags::ZERO),
-            (v.anon, SeenFlags::ANON),
-            (v.movable, SeenFlags::MOVABLE),
-            (e.pinned, SeenFlags::DMA_PINNED),
-        ];
-        Seen {
-            frame: 0x3_0000 + u64::from(v.page.0) * u64::from(scale),
-            token: v.data,
-            flags: flags.iter().filter(|f| f.0).fold(SeenFlags::empty(), |all, f| all | f.1),
-            order: e.order as u32,
-            refcount: e.refcount as i32,
-            mapcount: e.mapcount as i32,
-            entire: v.entire,
-            pincount: e.pincount as i32,
-            ..Seen::default()
-        }
-    }
-
     const SMALL: [&str; 5] = [
         "mmap m0 0x0 2 rw private anon",
         "write m0 0x0 2",
@@ -384,7 +386,7 @@ mod tests {
         for (lines, scale) in [(&SMALL[..], 1), (&HUGE[..], THP_SCALE)] {
             let trace = model(kernel(), &ops(lines));
             assert_eq!(trace.lines.len(), lines.len());
-            let run = mirror(&trace, scale);
+            let run = as_guest(&trace, scale);
             assert_eq!(compare(kernel(), &trace, &run, scale), []);
         }
     }
@@ -392,7 +394,7 @@ mod tests {
     #[test]
     fn what_is_counted_for_each_page_of_a_huge_one_is_scaled() {
         let trace = model(kernel(), &ops(&HUGE));
-        let run = mirror(&trace, THP_SCALE);
+        let run = as_guest(&trace, THP_SCALE);
         let first = |op: usize| *run.ops[op].slots.values().next().unwrap();
         // As a 6.12 kernel has them: one PMD, then 128 pins, then 512 PTEs.
         assert_eq!((first(1).refcount, first(1).mapcount, first(1).order), (1, 1, 9));
@@ -419,7 +421,7 @@ mod tests {
         ];
         let slot = Slot::Mapped(gup_core::model::mm::MmId(0), 0);
         for (what, change) in changes {
-            let mut run = mirror(&trace, 1);
+            let mut run = as_guest(&trace, 1);
             change(run.ops[2].slots.get_mut(&slot).unwrap());
             let found = compare(kernel(), &trace, &run, 1);
             let found: Vec<_> = found.iter().map(|d| (d.op, d.slot, d.what)).collect();
@@ -433,7 +435,7 @@ mod tests {
         let trace = model(kernel(), &ops(&lines));
         let slot = Slot::Mapped(gup_core::model::mm::MmId(0), 0);
         let entry = Seen { flags: SeenFlags::NONPRESENT, ..Seen::default() };
-        let mut run = mirror(&trace, 1);
+        let mut run = as_guest(&trace, 1);
         let what = |run: &GuestRun| {
             let found = compare(kernel(), &trace, run, 1);
             found.iter().map(|d| (d.op, d.what)).collect::<Vec<_>>()
@@ -448,7 +450,7 @@ mod tests {
     #[test]
     fn a_copy_where_the_model_shares_is_noticed() {
         let trace = model(kernel(), &ops(&SMALL));
-        let mut run = mirror(&trace, 1);
+        let mut run = as_guest(&trace, 1);
         run.ops[2].slots.values_mut().last().unwrap().frame += 100;
         let found = compare(kernel(), &trace, &run, 1);
         assert_eq!((found.len(), found[0].what), (1, "sharing"));
@@ -458,7 +460,7 @@ mod tests {
     fn answers_warnings_statistics_and_what_is_left_are_compared() {
         let trace = model(kernel(), &ops(&SMALL));
         let what = |change: fn(&mut GuestRun)| {
-            let mut run = mirror(&trace, 1);
+            let mut run = as_guest(&trace, 1);
             change(&mut run);
             let found = compare(kernel(), &trace, &run, 1);
             found.iter().map(|d| (d.op, d.what)).collect::<Vec<_>>()

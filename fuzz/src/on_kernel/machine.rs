@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::disks;
 use super::parts::{Parts, QEMU};
-use super::wire::{Answer, GO, Line, RUN, Seen};
+use super::wire::{Answer, EXEC, GO, Line, RUN, Seen};
 use crate::cli::Failure;
 use crate::exec::Slot;
 use crate::scenario::Op;
@@ -121,6 +121,19 @@ impl GuestRun {
     }
 }
 
+/// A program on a kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProgramRun {
+    /// What it printed.
+    pub printed: Vec<String>,
+    /// What the kernel printed: warnings and worse.
+    pub kernel: Vec<String>,
+    /// Its exit status; 128 and more: the signal that ended it.
+    pub status: Option<i64>,
+    /// What ended the guest.
+    pub trouble: Option<Trouble>,
+}
+
 /// A QEMU process with a guest in it.
 #[derive(Debug)]
 struct Machine {
@@ -223,18 +236,31 @@ impl Machine {
         ops.iter().for_each(|op| text.push_str(&format!("{op}\n")));
         text.push_str(&format!("{GO}\n"));
         let mut run = GuestRun::default();
+        run.trouble = self.order(&text, |line| run.note(line)).err();
+        run
+    }
+
+    fn exec(&mut self, name: &str) -> ProgramRun {
+        let mut run = ProgramRun::default();
+        let result = self.order(&format!("{EXEC} {name}\n"), |line| match line {
+            Line::Printed(text) => run.printed.push(text),
+            Line::Kernel(text) => run.kernel.push(text),
+            Line::Answer(_, Answer::Returned(status)) => run.status = Some(status),
+            _ => {}
+        });
+        run.trouble = result.err();
+        run
+    }
+
+    /// Gives an order and hears what comes of it.
+    fn order(&mut self, text: &str, mut note: impl FnMut(Line)) -> Result<(), Trouble> {
         if self.orders.write_all(text.as_bytes()).is_err() {
-            run.trouble = Some(Trouble::Died(self.tail()));
-            return run;
+            return Err(Trouble::Died(self.tail()));
         }
         loop {
-            match self.line(SILENCE) {
-                Ok(Line::End) => return run,
-                Ok(line) => run.note(line),
-                Err(trouble) => {
-                    run.trouble = Some(trouble);
-                    return run;
-                }
+            match self.line(SILENCE)? {
+                Line::End => return Ok(()),
+                line => note(line),
             }
         }
     }
@@ -273,6 +299,7 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.machine = None;
         fs::remove_file(&self.console).ok();
+        self.own_initrd.take().and_then(|file| fs::remove_file(file).ok());
     }
 }
 
@@ -282,6 +309,8 @@ pub struct Guest {
     parts: Parts,
     console: PathBuf,
     machine: Option<Machine>,
+    /// An archive that is for this guest only.
+    own_initrd: Option<PathBuf>,
     boots: u32,
     booting: Duration,
 }
@@ -292,7 +321,21 @@ impl Guest {
     pub fn new(parts: Parts) -> Guest {
         let name = format!("console-{}", std::process::id());
         let console = parts.initrd.with_file_name(name);
-        Guest { parts, console, machine: None, boots: 0, booting: Duration::ZERO }
+        let (machine, own_initrd) = (None, None);
+        Guest { parts, console, machine, own_initrd, boots: 0, booting: Duration::ZERO }
+    }
+
+    /// Brings programs along, by name, from the next boot on.
+    ///
+    /// # Errors
+    /// If the archive cannot be written.
+    pub fn bring(&mut self, programs: &[(String, Vec<u8>)]) -> Result<(), Failure> {
+        self.machine = None;
+        let name = format!("initrd-{}", std::process::id());
+        let initrd = self.console.with_file_name(name);
+        self.parts.bring(programs, &initrd)?;
+        self.own_initrd = Some(initrd);
+        Ok(())
     }
 
     /// The kernel's release.
@@ -310,21 +353,36 @@ impl Guest {
     /// # Errors
     /// If it does not boot. What happens to the guest later is an answer.
     pub fn run(&mut self, ops: &[Op], scale: u32) -> Result<GuestRun, Failure> {
-        let machine = match &mut self.machine {
-            Some(machine) => machine,
+        let run = self.booted()?.run(ops, scale);
+        if run.warned() || run.trouble.is_some() || run.lost() {
+            self.machine = None;
+        }
+        Ok(run)
+    }
+
+    /// Runs a program of those that the archive has.
+    ///
+    /// # Errors
+    /// As [`Guest::run`].
+    pub fn exec(&mut self, name: &str) -> Result<ProgramRun, Failure> {
+        let run = self.booted()?.exec(name);
+        if !run.kernel.is_empty() || run.trouble.is_some() || run.status.is_none_or(|s| s > 2) {
+            self.machine = None;
+        }
+        Ok(run)
+    }
+
+    fn booted(&mut self) -> Result<&mut Machine, Failure> {
+        match &mut self.machine {
+            Some(machine) => Ok(machine),
             none => {
                 let start = Instant::now();
                 let machine = Machine::boot(&self.parts, &self.console)?;
                 self.boots += 1;
                 self.booting += start.elapsed();
-                none.insert(machine)
+                Ok(none.insert(machine))
             }
-        };
-        let run = machine.run(ops, scale);
-        if run.warned() || run.trouble.is_some() || run.lost() {
-            self.machine = None;
         }
-        Ok(run)
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`wire`]: what it is told and what it says.
 //! * [`express`]: which ops user space and a module can bring about.
 //! * [`freedom`]: differences that say nothing against the model.
+//! * [`program`]: a reproducer in C there.
 //! * [`compare`]: a guest's run beside the model's; [`table`] prints both.
 //!
 //! # One world in the other
@@ -31,5 +32,6 @@ pub mod express;
 pub mod freedom;
 pub mod machine;
 pub mod parts;
+pub mod program;
 pub mod table;
 pub mod wire;

@@ -72,9 +72,45 @@ pub fn gather(root: &Path, choice: &Choice) -> Result<Parts, Failure> {
     let initrd = dir.join("initrd");
     let files = [("init", 0o755, init), ("gupdev.ko", 0o644, module)];
     let archive = archive(&files).map_err(|e| Failure::new(e, "cargo gup confirm --help"))?;
-    write(&initrd, &archive)?;
+    // Another guest may be reading it.
+    if fs::read(&initrd).ok().as_ref() != Some(&archive) {
+        write(&initrd, &archive)?;
+    }
     let disks = disks::make(&cache)?;
     Ok(Parts { release, image, initrd, disks })
+}
+
+impl Parts {
+    /// Brings programs along: in an archive of its own, `to`. A kernel
+    /// unpacks archives that stand one behind the other.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn bring(&mut self, programs: &[(String, Vec<u8>)], to: &Path) -> Result<(), Failure> {
+        let next = format!("ls -l {}", self.initrd.display());
+        let mut all = fs::read(&self.initrd).map_err(|e| Failure::new(e, &next))?;
+        let files: Vec<_> =
+            programs.iter().map(|(name, bytes)| (name.as_str(), 0o755, bytes.clone())).collect();
+        all.extend(archive(&files).map_err(|e| Failure::new(e, &next))?);
+        write(to, &all)?;
+        self.initrd = to.into();
+        Ok(())
+    }
+}
+
+/// Compiles a program: static, so that it needs nothing beside it.
+///
+/// # Errors
+/// If there is no compiler, or it says anything.
+pub fn compile(text: &str) -> Result<Vec<u8>, Failure> {
+    let next = "sudo apt-get install gcc libc6-dev";
+    let dir = tempfile::tempdir().map_err(|e| Failure::new(e, next))?;
+    let (source, binary) = (dir.path().join("reproducer.c"), dir.path().join("reproducer"));
+    write(&source, text.as_bytes())?;
+    let mut cc = Command::new("cc");
+    cc.args(["-O1", "-s", "-static", "-Wall", "-Werror", "-o"]).arg(&binary).arg(&source);
+    run(&mut cc, next)?;
+    fs::read(&binary).map_err(|e| Failure::new(e, next))
 }
 
 /// What a guest with the newest kernel of a series lacks that only the user

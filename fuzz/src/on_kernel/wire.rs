@@ -10,6 +10,8 @@
 //! go
 //! ```
 //!
+//! or `exec NAME`, for a program that came with the guest.
+//!
 //! From the guest a [`Line`] each: for every op its answer, what the kernel
 //! printed, the pin statistics, and the slots whose page changed; at the end
 //! [`Line::End`].
@@ -27,6 +29,8 @@ use crate::scenario::Handle;
 pub const GO: &str = "go";
 /// Begins a scenario; the scale follows.
 pub const RUN: &str = "run";
+/// Runs a program; its name follows.
+pub const EXEC: &str = "exec";
 
 bitflags! {
     /// What the guest's module says of an entry and of its page.
@@ -125,6 +129,8 @@ pub enum Line {
     Answer(usize, Answer),
     /// The kernel printed this meanwhile.
     Kernel(String),
+    /// A program printed this.
+    Printed(String),
     /// NR_FOLL_PIN_ACQUIRED and _RELEASED since the scenario began.
     Pins(i64, i64),
     /// What is in a slot now.
@@ -156,6 +162,7 @@ impl fmt::Display for Line {
             Line::Ready(release) => write!(f, "ready {release}"),
             Line::Answer(op, answer) => write!(f, "= {op} {answer}"),
             Line::Kernel(text) => write!(f, "k {text}"),
+            Line::Printed(text) => write!(f, "p {text}"),
             Line::Pins(acquired, released) => write!(f, "s {acquired} {released}"),
             Line::Now(slot, s) => write!(
                 f,
@@ -235,6 +242,7 @@ impl FromStr for Line {
                 Line::Answer(op.parse().map_err(|_| NotALine)?, answer.parse()?)
             }
             "k" => Line::Kernel(rest.into()),
+            "p" => Line::Printed(rest.into()),
             "s" => {
                 let (acquired, released) = rest.split_once(' ').ok_or(NotALine)?;
                 let number = |n: &str| n.parse().map_err(|_| NotALine);
@@ -298,6 +306,7 @@ mod tests {
             Line::Answer(0, Answer::Skipped("no such handle".into())),
             Line::Answer(63, Answer::Lost("killed by signal 9".into())),
             Line::Kernel("WARNING: CPU: 0 PID: 1 at mm/gup.c:1".into()),
+            Line::Printed("pin_user_pages: -ENOMEM, expected 1".into()),
             Line::Pins(3, -1),
             Line::Now(Slot::Mapped(MmId(3), 63), seen),
             Line::Gone(Slot::Held(Handle(15), 0)),

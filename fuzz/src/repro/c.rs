@@ -3,37 +3,55 @@
 //! device it opens.
 //!
 //! Each address space is a process, and every op is a step that one of them
-//! does in its turn. Addresses are scaled as in a guest ([`on_kernel`]).
+//! does in its turn. Addresses are scaled as in a guest ([`on_kernel`]). Its
+//! exit status tells a kernel with the bug from one without: see [`check`].
 //!
 //! [`on_kernel`]: crate::on_kernel
 
+mod check;
+
 use std::fmt::Write;
 
+use gup_core::errno::Errno;
+use gup_core::flags::Foll;
+use gup_core::history::Kernel;
 use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
+use gup_core::model::zone::Prefer;
 
+use self::check::{Check, Look};
 use super::Reproducer;
 use super::report::kernel_text;
 use super::text::{flags_text, result_text};
+use crate::on_kernel::compare::{as_guest, model};
 use crate::on_kernel::express::{Version, not_expressible, scale, unpin_number};
-use crate::scenario::{CallOp, MMS, Op, Range, Unpin, What};
+use crate::on_kernel::machine::GuestRun;
+use crate::on_kernel::wire::Answer;
+use crate::scenario::{Call, CallOp, MMS, Op, Range, Unpin, What};
 
-const DEVICE: &str = include_str!("../../on-kernel/module/gupdev.h");
-const PRELUDE: &str = include_str!("c_prelude.h");
-const INCLUDES: [&str; 14] = [
+const DEVICE_TYPES: &str = include_str!("../../on-kernel/module/gupdev.h");
+const PRELUDE: &str = include_str!("c/prelude.h");
+const DEVICE: &str = include_str!("c/device.h");
+const RING: &str = include_str!("c/ring.h");
+const KMSG: &str = include_str!("c/kmsg.h");
+const INCLUDES: [&str; 18] = [
     "errno.h",
+    "fcntl.h",
+    "linux/io_uring.h",
     "poll.h",
     "sched.h",
     "setjmp.h",
     "signal.h",
     "stdatomic.h",
     "stdio.h",
+    "stdlib.h",
     "string.h",
-    "fcntl.h",
     "sys/ioctl.h",
     "sys/mman.h",
+    "sys/prctl.h",
     "sys/syscall.h",
+    "sys/uio.h",
     "sys/wait.h",
     "unistd.h",
 ];
@@ -41,6 +59,17 @@ const INCLUDES: [&str; 14] = [
 /// Why there is no program: which op, from 0, and why not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NotExpressible(pub usize, pub &'static str);
+
+/// A program, and what is known of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// The C.
+    pub text: String,
+    /// It needs the module.
+    pub module: bool,
+    /// What its exit status tells apart, if anything does.
+    pub tells: Option<String>,
+}
 
 /// What runs a step.
 type Owner = Option<MmId>;
@@ -50,40 +79,117 @@ struct Step {
     owner: Owner,
     op: String,
     code: String,
-    /// What is said of it.
-    said: bool,
+    /// What is said of it: which op, and what it should return.
+    said: Option<(&'static str, Option<i64>)>,
+}
+
+/// How the program pins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Means {
+    /// By io_uring's registered buffers.
+    Ring,
+    /// By the module's device.
+    Device,
 }
 
 /// Writes the program.
 ///
 /// # Errors
 /// If an op cannot be had from user space and our module.
-pub fn program(r: &Reproducer) -> Result<String, NotExpressible> {
+pub fn program(r: &Reproducer) -> Result<Program, NotExpressible> {
     let ops = r.ops();
     let scale = scale(&ops);
-    let mut steps = Vec::new();
-    let mut alive = [false; MMS as usize];
+    let run = |kernel| as_guest(&model(kernel, &ops), scale);
+    let (bad, good) = (run(r.kernel), run(Kernel::fixed(r.kernel.base())));
+    let check = check::find(&bad, &good);
+    let look = check.as_ref().and_then(|c| c.look.as_ref());
+    let means = means(&ops, look, &[&bad, &good], scale);
+    let mut steps = Steps { all: Vec::new(), alive: [false; MMS as usize], scale, means };
     for (i, op) in ops.iter().enumerate() {
         if let Some(why) = not_expressible(op, Version(6, 12), scale) {
             return Err(NotExpressible(i, why));
         }
-        push(&mut steps, &mut alive, op, scale)
-            .ok_or(NotExpressible(i, "the program has no such op"))?;
+        let expected = good.ops.get(i).and_then(|ran| expected(i, &ran.answer, &check));
+        steps.push(op, expected).ok_or(NotExpressible(i, "the program has no such op"))?;
+        if let Some((c, look)) = check.as_ref().zip(look).filter(|(c, _)| c.op == i) {
+            debug_assert_eq!(c.op, i);
+            steps.look(op, look);
+        }
     }
-    let mut out = head(r);
-    let _ = writeln!(out, "#define SCALE {scale}ul");
-    // Without its licence line: the program has begun with one.
-    out.push_str(PRELUDE.split_once('\n').map_or(PRELUDE, |(_, rest)| rest));
-    let needs = |file: &str| steps.iter().any(|s: &Step| s.code.contains(file));
+    let tells = check.map(|c| match c.look {
+        Some(look) => look.what,
+        None => format!("what op {}, {}, returns", c.op + 1, ops[c.op].name()),
+    });
+    let text = text(r, scale, means, &steps.all);
+    Ok(Program { text, module: means == Means::Device, tells })
+}
+
+/// What a step should return on a kernel without the bug; up to the step
+/// that tells.
+fn expected(i: usize, answer: &Answer, check: &Option<Check>) -> Option<i64> {
+    let tells = check.as_ref().is_some_and(|c| c.op == i && c.look.is_none());
+    let after = check.as_ref().is_some_and(|c| c.op < i);
+    match *answer {
+        Answer::Returned(n) if !after => Some(n),
+        Answer::Failed(e) if tells => Some(-i64::from(e)),
+        Answer::Done if tells => Some(0),
+        _ => None,
+    }
+}
+
+/// How the program can do it: without the module if that is enough.
+fn means(ops: &[Op], look: Option<&Look>, runs: &[&GuestRun], scale: u32) -> Means {
+    let ring = Foll::WRITE | Foll::LONGTERM;
+    let plain = ops.iter().all(|op| match op.what {
+        What::Call(c) => {
+            let pins = matches!(c.call, Call::PinUserPages | Call::PinUserPagesFast);
+            pins && c.flags == ring && !c.nopages && !c.locked
+        }
+        What::Mmap(_, _, kind) => matches!(kind, Kind::Anon | Kind::AnonThp),
+        What::PutPage(_)
+        | What::Tee(..)
+        | What::DmaRead(_)
+        | What::DmaWrite(_)
+        | What::SplitHugePage(_)
+        | What::SplitHugePmd(_) => false,
+        _ => true,
+    });
+    let mut answers = runs.iter().flat_map(|run| ops.iter().zip(&run.ops));
+    let whole = answers.all(|(op, ran)| match (op.what, &ran.answer) {
+        (What::Call(c), &Answer::Returned(n)) => {
+            n < 0 || n == i64::from(c.range.pages) * i64::from(scale)
+        }
+        _ => true,
+    });
+    let log = look.is_none_or(|l| l.code == "warnings()");
+    if plain && whole && log { Means::Ring } else { Means::Device }
+}
+
+/// A file of C without its licence line: the program has begun with one.
+fn part(text: &str) -> &str {
+    text.split_once('\n').map_or(text, |(_, rest)| rest)
+}
+
+fn text(r: &Reproducer, scale: u32, means: Means, steps: &[Step]) -> String {
+    let mut out = head(r, means);
+    let _ = writeln!(out, "#define SCALE {scale}ul\n");
+    out.push_str(&errno_names());
+    out.push_str(part(PRELUDE));
+    out.push('\n');
+    out.push_str(part(if means == Means::Ring { RING } else { DEVICE }));
+    let needs = |word: &str| steps.iter().any(|s: &Step| s.code.contains(word));
+    if needs("warnings()") {
+        out.push_str(&format!("\n{}", part(KMSG)));
+    }
     let (shmem, secretmem) = (needs("shmem"), needs("secretmem"));
     let files = [(shmem, "shmem"), (secretmem, "secretmem")];
     files.iter().filter(|f| f.0).for_each(|f| out.push_str(&format!("\nstatic int {};\n", f.1)));
-    out.push_str(&body(&steps));
-    out.push_str(&main_function(shmem, secretmem));
-    Ok(out)
+    out.push_str(&body(steps));
+    out.push_str(&main_function(shmem, secretmem, needs("warnings()")));
+    out
 }
 
-fn head(r: &Reproducer) -> String {
+fn head(r: &Reproducer, means: Means) -> String {
     // A comment must not end early.
     let plain = |text: &str| text.replace("*/", "* /").replace("/*", "/ *");
     let mut out = String::from("/* SPDX-License-Identifier: GPL-2.0-only */\n/*\n");
@@ -97,40 +203,62 @@ fn head(r: &Reproducer) -> String {
         let result = line.result.map(|r| format!("   -> {}", result_text(r))).unwrap_or_default();
         let _ = writeln!(out, " *   {}{result}", line.op);
     }
-    out.push_str(
-        " *\n * cc -Wall -o reproducer reproducer.c, and as root, on one CPU and with\n \
-         * fuzz/on-kernel/module loaded: ./reproducer\n */\n#define _GNU_SOURCE\n",
+    let module = match means {
+        Means::Ring => "",
+        Means::Device => ", with fuzz/on-kernel/module loaded",
+    };
+    let _ = write!(
+        out,
+        " *\n * cc -Wall -o reproducer reproducer.c, and as root{module}:\n\
+         \x20* taskset 1 ./reproducer\n\
+         \x20* Boot with movablecore=256M, or nothing lies in ZONE_MOVABLE. Exit status:\n\
+         \x20* 0 as without the bug, 1 not so, 2 or a signal: it could not run.\n\
+         \x20*/\n#define _GNU_SOURCE\n"
     );
     INCLUDES.iter().for_each(|name| out.push_str(&format!("#include <{name}>\n")));
-    let device = DEVICE.split_once("*/\n").map_or(DEVICE, |(_, rest)| rest);
-    let _ = writeln!(out, "\n{device}");
+    if means == Means::Device {
+        let types = DEVICE_TYPES.split_once("*/\n").map_or(DEVICE_TYPES, |(_, rest)| rest);
+        let _ = writeln!(out, "\n{types}");
+    }
+    out
+}
+
+/// Not every C library has strerrorname_np().
+fn errno_names() -> String {
+    let mut out = String::from("static const char *errno_name(long e)\n{\n\tswitch (e) {\n");
+    for e in Errno::ALL {
+        let _ = writeln!(out, "\tcase {}:\n\t\treturn \"{e}\";", *e as i32);
+    }
+    out.push_str("\t}\n\treturn NULL;\n}\n\n");
     out
 }
 
 fn body(steps: &[Step]) -> String {
-    let mut out =
-        String::from("\n/* Which process does a step. */\nstatic const signed char owners[] = {");
+    let mut out = String::from(
+        "\n/* Which process does a step, what it is, and what it should return. */\n\
+         static const struct {\n\tsigned char owner;\n\tconst char *text, *name;\n\
+         \tlong expected;\n} steps[] = {\n",
+    );
     for step in steps {
-        match step.owner {
-            Some(mm) => out.push_str(&format!(" {},", mm.0)),
-            None => out.push_str(" MAIN,"),
-        }
+        let owner = step.owner.map_or("MAIN".into(), |mm| mm.0.to_string());
+        let _ = match step.said {
+            Some((name, expected)) => {
+                let expected = expected.map_or("ANY".into(), |n| n.to_string());
+                writeln!(out, "\t{{ {owner}, \"{}\",\n\t  \"{name}\", {expected} }},", step.op)
+            }
+            None => writeln!(out, "\t{{ {owner} }},"),
+        };
     }
-    out.push_str(" };\n\n#define STEPS (int)(sizeof(owners) / sizeof(*owners))\n");
+    out.push_str("};\n\n#define STEPS (int)(sizeof(steps) / sizeof(*steps))\n");
     out.push_str("\nstatic long do_step(int step)\n{\n\tswitch (step) {\n");
     for (i, step) in steps.iter().enumerate() {
         let _ = writeln!(out, "\tcase {i}: /* {} */\n\t\treturn {};", step.op, step.code);
     }
-    out.push_str("\t}\n\treturn -EINVAL;\n}\n\nstatic const char *const texts[] = {\n");
-    for step in steps {
-        let text = if step.said { format!("\"{}\"", step.op) } else { "NULL".into() };
-        let _ = writeln!(out, "\t{text},");
-    }
-    out.push_str("};\n");
+    out.push_str("\t}\n\treturn -EINVAL;\n}\n");
     out
 }
 
-fn main_function(shmem: bool, secretmem: bool) -> String {
+fn main_function(shmem: bool, secretmem: bool, warnings: bool) -> String {
     let mut out = String::from(
         "
 static void run(int me, int step)
@@ -138,31 +266,38 @@ static void run(int me, int step)
 	signal(SIGSEGV, on_fault);
 	signal(SIGBUS, on_fault);
 	for (; step < STEPS; step++) {
-		if (owners[step] == me) {
+		if (steps[step].owner == me) {
 			long ret = do_step(step);
 
-			if (texts[step] || ret < 0)
-				say(texts[step] ? texts[step] : \"?\", ret);
+			drain();
+			if (steps[step].text) {
+				printf(\"%s -> %s\\n\", steps[step].text, text_of(ret));
+				fflush(stdout);
+				expect(steps[step].name, ret, steps[step].expected);
+			}
 			atomic_store(&shared->turn, step + 1);
 		}
-		while (atomic_load(&shared->turn) <= step)
-			sched_yield();
+		wait_until_done(step);
 	}
 }
 
 int main(void)
 {
-	device = open(\"/dev/gupdev\", O_RDWR);
-	if (device < 0) {
-		perror(\"/dev/gupdev: insmod gupdev.ko\");
-		return 2;
-	}
+	setpgid(0, 0);
+	/* To wait for those that its processes start. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	signal(SIGALRM, on_alarm);
+	alarm(60);
 	shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared == MAP_FAILED)
 		return 2;
+	set_up();
 ",
     );
+    if warnings {
+        out.push_str("\tlisten();\n");
+    }
     let bytes = format!("{FILE_PAGES} * SCALE * PAGE");
     for (needed, name, call) in [
         (shmem, "shmem", "memfd_create(\"gup\", 0)"),
@@ -170,33 +305,86 @@ int main(void)
     ] {
         if needed {
             let _ = writeln!(out, "\t{name} = {call};");
-            let _ = writeln!(out, "\tif (ftruncate({name}, {bytes}))\n\t\treturn 2;");
+            let _ = writeln!(out, "\tif (ftruncate({name}, {bytes})) {{");
+            let _ = writeln!(out, "\t\tperror(\"{name}\");\n\t\treturn 2;\n\t}}");
         }
     }
-    out.push_str("\trun(MAIN, 0);\n\twhile (wait(NULL) > 0)\n\t\t;\n\treturn 0;\n}\n");
+    out.push_str(
+        "	run(MAIN, 0);
+	while (wait(NULL) > 0)
+		;
+	tear_down();
+	if (!shared->failed)
+		printf(\"as without the bug\\n\");
+	return shared->failed;
+}
+",
+    );
     out
 }
 
-/// Adds the steps of an op; `None` if there is no such step.
-fn push(
-    steps: &mut Vec<Step>,
-    alive: &mut [bool; MMS as usize],
-    op: &Op,
+/// The steps of a program as they are added.
+struct Steps {
+    all: Vec<Step>,
+    /// Which address spaces exist.
+    alive: [bool; MMS as usize],
     scale: u32,
-) -> Option<()> {
-    let mut add = |owner, code: String, said| {
-        steps.push(Step { owner, op: op.to_string(), code, said });
-        steps.len()
-    };
-    let mm = match op.what {
-        What::Mmap(r, ..) | What::MmapFile(r, ..) => {
-            let there = std::mem::replace(&mut alive[usize::from(r.mm.0)], true);
-            if !there {
-                add(None, format!("start({}, step)", r.mm.0), false);
-            }
-            Some(r.mm)
+    means: Means,
+}
+
+impl Steps {
+    fn add(&mut self, op: &Op, owner: Owner, code: String) {
+        self.all.push(Step { owner, op: op.to_string(), code, said: None });
+    }
+
+    fn alive(&mut self, mm: MmId) -> &mut bool {
+        &mut self.alive[usize::from(mm.0)]
+    }
+
+    /// Adds the steps of an op, of which the last is spoken of; `None` if
+    /// there is no such step.
+    fn push(&mut self, op: &Op, expected: Option<i64>) -> Option<()> {
+        let mm = mm_of(&op.what);
+        if let What::Mmap(r, ..) | What::MmapFile(r, ..) = op.what
+            && !std::mem::replace(self.alive(r.mm), true)
+        {
+            self.add(op, None, format!("start({}, step)", r.mm.0));
         }
-        What::Munmap(r)
+        let there = mm.is_none_or(|mm| *self.alive(mm));
+        match op.what {
+            _ if !there => self.add(op, None, "NOT_RUN".into()),
+            What::Fork(_, child) if std::mem::replace(self.alive(child), true) => {
+                self.add(op, None, "NOT_RUN".into());
+            }
+            What::Fork(_, child) => self.add(op, mm, format!("start({}, step)", child.0)),
+            What::Exit(gone) => {
+                *self.alive(gone) = false;
+                self.add(op, mm, "leave(step)".into());
+                self.add(op, None, format!("wait_for({})", gone.0));
+            }
+            _ => {
+                let code = code(&op.what, self.scale, self.means)?;
+                self.add(op, mm, code);
+            }
+        }
+        self.all.last_mut()?.said = Some((op.name(), expected));
+        Some(())
+    }
+
+    /// Adds a look after an op.
+    fn look(&mut self, op: &Op, look: &Look) {
+        let Look { what, code, expected } = look;
+        let code = format!("(expect(\"{what}\",\n\t\t\t{code}, {expected}), 0)");
+        self.add(op, None, code);
+    }
+}
+
+/// Whose op it is.
+fn mm_of(what: &What) -> Owner {
+    match *what {
+        What::Mmap(r, ..)
+        | What::MmapFile(r, ..)
+        | What::Munmap(r)
         | What::Mprotect(r, _)
         | What::Dontneed(r)
         | What::Write(r)
@@ -206,31 +394,10 @@ fn push(
         What::Fork(mm, _) | What::Exit(mm) => Some(mm),
         What::Call(c) => Some(c.range.mm),
         _ => None,
-    };
-    // Skipped there, too.
-    if mm.is_some_and(|mm| !alive[usize::from(mm.0)]) {
-        return Some(());
     }
-    match op.what {
-        What::Fork(_, child) => {
-            if !std::mem::replace(&mut alive[usize::from(child.0)], true) {
-                add(mm, format!("start({}, step)", child.0), true);
-            }
-        }
-        What::Exit(gone) => {
-            alive[usize::from(gone.0)] = false;
-            add(mm, "leave(step)".into(), false);
-            add(None, format!("wait_for({})", gone.0), true);
-        }
-        _ => {
-            let code = code(&op.what, scale)?;
-            add(mm, code, true);
-        }
-    }
-    Some(())
 }
 
-fn code(what: &What, scale: u32) -> Option<String> {
+fn code(what: &What, scale: u32, means: Means) -> Option<String> {
     Some(match *what {
         What::Mmap(r, prot, kind) => mmap(r, prot, kind, scale),
         What::MmapFile(r, prot, map) => {
@@ -248,16 +415,18 @@ fn code(what: &What, scale: u32) -> Option<String> {
         What::Read(r) => format!("touch({}, 0)", pages(r)),
         What::SplitHugePmd(r) => format!("split_pmd({})", r.page),
         What::SplitHugePage(r) => format!("split_page({})", r.page),
+        What::Call(c) if means == Means::Ring => format!("pin({}, {})", pages(c.range), c.handle.0),
         What::Call(c) => call(&c),
+        What::Unpin(_, h) if means == Means::Ring => format!("give_back({})", h.0),
         What::Unpin(how, h) => format!("give_back({}, {})", h.0, unpin(how)?),
         What::PutPage(h) => format!("give_back({}, GUPDEV_PUT_PAGE)", h.0),
         What::Tee(from, to) => format!("tee_pages({}, {})", from.0, to.0),
-        What::DmaWrite(h) => format!("dma({}, 1)", h.0),
-        What::DmaRead(h) => format!("dma({}, 0)", h.0),
+        What::DmaWrite(h) => format!("dma_write({})", h.0),
+        What::DmaRead(h) => format!("dma_read({})", h.0),
         What::Truncate(f, n) => format!("result(ftruncate({}, {n} * SCALE * PAGE))", file(f)?),
         // As madvise() does on its way.
         What::LruAddDrain | What::LruAddDrainAll => "0".into(),
-        What::Prefer(_) | What::Cpu(_) => "0".into(),
+        What::Prefer(Prefer::Movable) | What::Cpu(_) => "0".into(),
         _ => return None,
     })
 }
@@ -320,7 +489,7 @@ mod tests {
     use super::*;
     use crate::generators::Generator;
     use crate::scenario::Scenario;
-    use gup_core::history::{Base, Kernel};
+    use gup_core::history::Base;
 
     /// Has the C compiler look at it.
     fn compiles(text: &str) {
@@ -339,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_is_a_program() {
+    fn the_seed_is_a_program_that_needs_no_module() {
         let ops = [
             "mmap m0 0x0 1 rw private anon",
             "write m0 0x0 1",
@@ -349,9 +518,35 @@ mod tests {
             "unpin_user_pages h0",
         ]
         .map(|l| l.parse().unwrap());
-        let text = program(&of("v5.15".parse().unwrap(), &ops)).unwrap();
-        assert!(text.contains("GUPDEV_WRITE | GUPDEV_LONGTERM"), "{text}");
-        compiles(&text);
+        let program = program(&of("v5.15".parse().unwrap(), &ops)).unwrap();
+        assert_eq!(program.tells.as_deref(), Some("what op 3, pin_user_pages, returns"));
+        assert!(!program.module);
+        assert!(program.text.contains("IORING_REGISTER_BUFFERS"), "{}", program.text);
+        compiles(&program.text);
+    }
+
+    #[test]
+    fn what_no_result_tells_is_looked_at() {
+        let of = |kernel: &str, lines: &[&str]| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let program = program(&of(kernel.parse().unwrap(), &ops)).unwrap();
+            compiles(&program.text);
+            assert!(program.module);
+            program.tells.unwrap()
+        };
+        let (map, store) = ("mmap m0 0x0 1 rw private anon", "write m0 0x0 1");
+        let pin = "h0 = pin_user_pages_fast m0 0x0 1 FOLL_LONGTERM";
+        let told = of("v5.15 fixed without df3a0a21b698", &[map, store, pin]);
+        assert_eq!(told, "m0 0x0: in ZONE_MOVABLE");
+        let pin = "h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE";
+        let told = of("v5.15 fixed without 70e806e4e645", &[map, pin, "fork m0 m1"]);
+        assert_eq!(told, "m0 0x0 is the page of m1 0x0");
+        let get = "h0 = get_user_pages m0 0x0 1 0";
+        let told = of("v5.15 fixed without cd1adf1b63a1", &[map, get, "h1 = tee h0"]);
+        assert_eq!(told, "a warning in the log");
+        let pin = "h0 = pin_user_pages m0 0x0 1 0";
+        let told = of("v6.12 fixed without c8070b787519", &[map, "read m0 0x0 1", pin]);
+        assert_eq!(told, "nr_foll_pin_acquired - nr_foll_pin_released");
     }
 
     #[test]
@@ -367,7 +562,7 @@ mod tests {
             generator.scenario(&mut scenario);
             all.extend(scenario.ops.iter().copied().filter(can).take(8));
         }
-        compiles(&program(&of(kernel, &all)).unwrap());
+        compiles(&program(&of(kernel, &all)).unwrap().text);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 
 use super::Reproducer;
+use super::c::{NotExpressible, program};
 use super::text::{WIDTH, result_text};
 use crate::exec::{Executor, Finding, Outcome, PageRow, Trace, TraceLine};
 use crate::scenario::Op;
@@ -138,22 +139,33 @@ pub fn report(given: &Reproducer) -> Result<String, Silent> {
     section(&mut out, "Scenario", &r.to_string());
     section(&mut out, "Page states", &page_table(&trace));
     section(&mut out, "Kernels", &kernels(r.kernel, &ops, finding));
-    section(&mut out, "To replay it", &to_replay());
+    section(&mut out, "To replay it", &to_replay(&r));
     origin(&mut out, explain(r.kernel, &ops, finding));
     Ok(ascii(&out))
 }
 
-fn to_replay() -> String {
+fn to_replay(r: &Reproducer) -> String {
     let (option, tree) = match Chosen::of_process() {
         Chosen::Port => ("", ""),
         Chosen::C => ("--subject c ", ", with LINUX=DIR for the tree whose mm/gup.c ran"),
     };
-    format!(
+    let in_c = match program(r) {
+        Ok(p) => {
+            let needs = if p.module { "with fuzz/on-kernel/module" } else { "with io_uring" };
+            let tells = p.tells.unwrap_or("nothing that a program can see".into());
+            format!(
+                "The C program runs on any kernel {needs}; exit status 1: it happens. What tells: {tells}."
+            )
+        }
+        Err(NotExpressible(op, why)) => format!("There is no C program: op {}: {why}.", op + 1),
+    };
+    let lines = format!(
         "Save the scenario, from its line \"# gup reproducer\" on, as FILE. Then{tree}\n\n\
         \x20   cargo gup replay {option}FILE\n\
         \x20   cargo gup confirm FILE           # on a stock kernel under QEMU\n\
-        \x20   cargo gup report FILE --c        # as a C program\n"
-    )
+        \x20   cargo gup report FILE --c        # as a C program\n\n"
+    );
+    lines + &wrap(&in_c, "", "")
 }
 
 fn head(out: &mut String, r: &Reproducer, f: &Finding) {
@@ -426,6 +438,8 @@ h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM   -> ENOMEM
             "v5.17-rc3",
             "    v5.15 fixed without c36c04c2e132\n",
             "cargo gup replay FILE",
+            "What tells: what op 3,",
+            "with io_uring",
             "Movable",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
@@ -467,6 +481,13 @@ h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM
         let found = culprit(r.kernel, &r.ops(), "placement");
         assert_eq!(found, Some(Culprit::Proposal(Proposal::SkipCheckForSingleRef)));
         assert!(report(&r).unwrap().contains("proposal \"skip-check-for-single-ref\""));
+    }
+
+    #[test]
+    fn it_says_why_there_is_no_c_program() {
+        let mut r = seed();
+        r.lines.insert(0, "unisolate_block 1".parse::<Op>().unwrap().into());
+        assert!(report(&r).unwrap().contains("There is no C program: op 1: "));
     }
 
     #[test]
