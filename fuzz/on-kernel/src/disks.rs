@@ -17,13 +17,10 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Mounts the first and swaps to the second. What is missing shows when an
 /// op needs it.
 pub fn attach() {
-    let [files, swap] = ["nvme0n1", "nvme0n2"];
     if !Path::new("/sys/module/nvme").exists() {
         return;
     }
-    if ![files, swap].iter().all(|disk| wait_for(&format!("/dev/{disk}"))) {
-        return;
-    }
+    let (Some(files), Some(swap)) = (wait_for(1), wait_for(2)) else { return };
     // As in the model, a fault reads one page.
     fs::write(format!("/sys/block/{files}/queue/read_ahead_kb"), "0").ok();
     let source = format!("/dev/{files}");
@@ -41,15 +38,23 @@ pub fn attach() {
     }
 }
 
-fn wait_for(path: &str) -> bool {
+/// The disk that is this namespace. They get their names in the order in
+/// which they happen to be found.
+fn wait_for(nsid: u32) -> Option<&'static str> {
+    let is_it = |disk: &&str| {
+        let said = fs::read_to_string(format!("/sys/block/{disk}/nsid"));
+        said.is_ok_and(|n| n.trim() == nsid.to_string())
+            && Path::new(&format!("/dev/{disk}")).exists()
+    };
     let start = Instant::now();
-    while !Path::new(path).exists() {
-        if start.elapsed() > WAIT {
-            return false;
+    while start.elapsed() < WAIT {
+        let found = ["nvme0n1", "nvme0n2"].into_iter().find(is_it);
+        if found.is_some() {
+            return found;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    true
+    None
 }
 
 /// Waits until nothing is being written any more. C: NR_WRITEBACK

@@ -104,7 +104,7 @@ impl Pipes {
 pub struct Told {
     /// What the op came to.
     pub answer: Answer,
-    /// Stores that were tried, or pages that a call handed out.
+    /// Pages that were stored to, or that a call handed out.
     pub pages: u32,
     /// The child of a fork.
     pub child: Pid,
@@ -300,7 +300,6 @@ impl Process {
     fn touch(&self, r: Range, access: impl Fn(u64, u64) -> bool) -> Told {
         let (mut answer, mut pages) = (Answer::Done, 0);
         'all: for i in 0..r.pages {
-            pages += 1;
             for k in 0..u64::from(self.scale) {
                 let addr = address(r.page + i, self.scale) + k * PAGE;
                 if !access(i.into(), addr) {
@@ -308,6 +307,7 @@ impl Process {
                     break 'all;
                 }
             }
+            pages += 1;
         }
         Told { answer, pages, child: Pid::from_raw(0) }
     }

@@ -69,6 +69,7 @@ type Key = (String, &'static str);
 /// Both sides.
 struct Both {
     kernel: Kernel,
+    version: Version,
     guest: Guest,
     /// What the guest did apart from scenarios that are counted.
     minimising: Duration,
@@ -97,7 +98,7 @@ impl Conform {
         let start = Instant::now();
         let (guest, version) = self.machine.guest()?;
         let kernel = self.kernel.unwrap_or_else(|| beside(version));
-        let mut both = Both { kernel, guest, minimising: Duration::ZERO };
+        let mut both = Both { kernel, version, guest, minimising: Duration::ZERO };
         let ready = start.elapsed();
         let mut generator = Generator::new(self.seed, kernel.base());
         let mut scenario = Scenario::default();
@@ -240,7 +241,7 @@ impl Both {
             return Ok(Judged::Differ(Difference { op, slot, what, model, kernel }));
         }
         let found = compare(self.kernel, &trace, &run, scale);
-        Ok(match (freedom::explains(ops, &found), found.into_iter().next()) {
+        Ok(match (freedom::explains(self.version, ops, &found), found.into_iter().next()) {
             (_, None) => Judged::Equal,
             (Some(freedom), _) => Judged::Free(freedom),
             (None, Some(first)) => Judged::Differ(first),

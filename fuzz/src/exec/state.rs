@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use gup_core::flags::Pg;
+use gup_core::model::filemap::File;
 use gup_core::model::limits::{PAGE_SIZE, TASK_PAGES};
 use gup_core::model::mm::{MmId, mm_alive};
 use gup_core::model::page::pages_of;
@@ -72,6 +73,8 @@ pub struct SlotView {
     pub pincount: i32,
     /// References and pins that the scenario's handles hold.
     pub held: i32,
+    /// The file in whose page cache it is.
+    pub file: Option<File>,
     /// References of the page cache or the swap cache.
     pub cached: i32,
     /// What was stored last.
@@ -144,6 +147,7 @@ fn view(cpu: &Cpu, ledger: &Ledger, page: Page, huge: bool) -> SlotView {
         entire: head.compound_mapcount,
         pincount: head.pincount,
         held: owned.gets + owned.pins,
+        file: head.file,
         cached: if cached { 1 << head.order } else { 0 },
         data: world.look(page).data,
     }

@@ -118,8 +118,17 @@ pub fn unpin_number(how: Unpin) -> Option<u32> {
 /// Why an op cannot be had in a guest in this state of the model.
 pub fn not_expressible_in(op: &Op, before: &State) -> Option<&'static str> {
     let maps = |r: Range| before.slots.get(&Slot::Mapped(r.mm, r.page));
-    let of_file = |v: &SlotView| !v.anon && !v.zero_page && !v.special;
+    let of_file = |v: &SlotView| v.file.is_some();
+    let regular = |(&slot, v): (&Slot, &SlotView)| {
+        matches!(op.what, What::Unpin(_, h) if matches!(slot, Slot::Held(of, _) if of == h))
+            && v.file == Some(File::Regular)
+    };
     match op.what {
+        What::Unpin(Unpin::DirtyLock | Unpin::RangeDirtyLock, _)
+            if before.slots.iter().any(regular) =>
+        {
+            Some("ext4 warns of a dirty page that was pinned for reading, once a boot")
+        }
         What::Collapse(r) if maps(r).is_some_and(of_file) => {
             Some("MADV_COLLAPSE takes pages of files, too, and the model only anonymous ones")
         }
@@ -211,6 +220,17 @@ mod tests {
             let why = |op: &str| not_expressible_in(&op.parse().unwrap(), &trace.lines[1].state);
             [why("collapse m0 0x0").is_some(), why("swapout m0 0x0").is_some()]
         };
+        let ops = [
+            "mmap m0 0x0 1 rw shared file 0",
+            "h0 = pin_user_pages m0 0x0 1 0",
+            "mmap m0 0x8000 1 rw shared shmem 0",
+            "h1 = pin_user_pages m0 0x8000 1 0",
+        ];
+        let trace = model(Kernel::fixed(Base::V6_12), &ops.map(|l| l.parse().unwrap()));
+        let dirty = |op: &str| not_expressible_in(&op.parse().unwrap(), &trace.lines[3].state);
+        assert!(dirty("unpin_user_pages_dirty_lock h0").is_some());
+        assert_eq!(dirty("unpin_user_pages_dirty_lock h1"), None);
+        assert_eq!(dirty("unpin_user_pages h0"), None);
         assert_eq!(why("mmap m0 0x0 8 r shared shmem 0"), [true, true]);
         assert_eq!(why("mmap m0 0x0 8 rw private anon"), [false, false]);
         assert_eq!(why("mmap m0 0x0 8 rw private anon thp"), [false, false]);

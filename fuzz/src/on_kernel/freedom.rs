@@ -2,17 +2,23 @@
 //! What a kernel is free to do in one way or another: differences from the
 //! model that say nothing against it. Each is a row here, with its reason.
 
+use gup_core::flags::Foll;
+use gup_core::history::Base;
+use gup_core::model::mmap::Kind;
 use gup_core::model::zone::Prefer;
 
 use super::compare::Difference;
+use super::express::Version;
 use crate::scenario::{Op, What};
 
 /// The freedom that explains what differs after an op, if one does: what it
 /// explains brings the rest with it.
-pub fn explains(ops: &[Op], found: &[Difference]) -> Option<&'static str> {
+pub fn explains(version: Version, ops: &[Op], found: &[Difference]) -> Option<&'static str> {
     let explains =
         |f: &&Freedom| found.iter().any(|d| (f.explains)(ops.get(..=d.op).unwrap_or(ops), d));
-    FREEDOMS.iter().find(explains).map(|f| f.name)
+    // No base is nearer to a kernel in between than v5.15.
+    let since = if version.base() == Base::V5_15 { SINCE_V5_15 } else { &[] };
+    FREEDOMS.iter().chain(since).find(explains).map(|f| f.name)
 }
 
 struct Freedom {
@@ -24,11 +30,13 @@ struct Freedom {
 
 const FREEDOMS: &[Freedom] = &[
     Freedom {
-        // The model has few VMAs and few page-table pages, a kernel many.
-        name: "the model's tables are full",
+        // The model has few VMAs, few page-table pages and short files of
+        // hugetlbfs; it says so before it looks what is there.
+        name: "the model's tables or files are full",
         explains: |ops, d| {
             let tables = |op: &Op| matches!(op.name(), "mmap" | "munmap" | "mprotect" | "fork");
-            let full = d.what == "answer" && d.model == "-> ENOMEM" && d.kernel == "done";
+            let other = matches!(d.kernel.as_str(), "done" | "-> EEXIST");
+            let full = d.what == "answer" && d.model == "-> ENOMEM" && other;
             full && ops.last().is_some_and(tables)
         },
     },
@@ -52,12 +60,6 @@ const FREEDOMS: &[Freedom] = &[
         },
     },
     Freedom {
-        // ext4_dirty_folio(), fs/ext4/inode.c: whoever makes a page dirty that
-        // was only pinned for reading is warned of.
-        name: "ext4 warns of a dirty page without buffers",
-        explains: |_, d| d.what == "warning" && d.kernel.contains("ext4_dirty_folio"),
-    },
-    Freedom {
         // hpage_collapse_find_target_node(), mm/khugepaged.c: the new huge
         // page lies on the node that has most of the old pages, wherever
         // allocations go otherwise.
@@ -69,6 +71,72 @@ const FREEDOMS: &[Freedom] = &[
         },
     },
 ];
+
+/// What changed between v5.15 and v6.1, beside whose kernel the base v5.15
+/// stands.
+const SINCE_V5_15: &[Freedom] = &[
+    Freedom {
+        name: "c8070b787519: pins of the zero page are not counted",
+        explains: |ops, d| {
+            let fewer =
+                matches!((d.model.parse::<i64>(), d.kernel.parse()), (Ok(m), Ok(k)) if m > k);
+            let statistic = d.what.starts_with("nr_foll_pin") || d.what == "pins held";
+            fewer && statistic && ops.iter().any(|op| pins(op, Foll::empty()))
+        },
+    },
+    Freedom {
+        name: "5232c63f46fd: pages of order 1 have a pin count, too",
+        explains: |ops, d| {
+            let order1 = |op: &Op| matches!(op.what, What::Mmap(_, _, Kind::DriverOrder1));
+            d.what == "maybe dma pinned" && d.model == "0" && ops.iter().any(order1)
+        },
+    },
+    Freedom {
+        name: "65462462ffb2: a raw frame number is EEXIST with a pages array",
+        explains: |_, d| d.what == "answer" && d.model == "-> EFAULT" && d.kernel == "-> EEXIST",
+    },
+    Freedom {
+        name: "5535be309971: a forced write looks for an exclusive page, not for FOLL_COW",
+        explains: |ops, d| {
+            d.what == "huge" && ops.iter().any(|op| calls(op, Foll::FORCE | Foll::WRITE))
+        },
+    },
+    Freedom {
+        // A read-only pin of a shared page, reuse at a write and at
+        // mprotect(), swapping in: all go by the mark instead of by counts.
+        name: "6c287605fd56, a7f226604170: exclusive pages are marked, others unshared",
+        explains: |ops, d| {
+            let counts = matches!(
+                d.what,
+                "refcount" | "mapcount" | "writable" | "sharing" | "anon" | "maybe dma pinned"
+            );
+            let call = |op: &Op| matches!(op.what, What::Call(_));
+            let other = |op: &Op| matches!(op.name(), "fork" | "swapout" | "mprotect");
+            let acts = |op: &Op| {
+                call(op) || matches!(op.name(), "write" | "read" | "mprotect" | "swapout")
+            };
+            counts && ops.last().is_some_and(acts) && ops.iter().any(|op| call(op) || other(op))
+        },
+    },
+    Freedom {
+        // add_page_for_migration() of v6.1 comes to its page by follow_page().
+        name: "move_pages(2) of v6.1 finds nothing behind PROT_NONE",
+        explains: |ops, d| {
+            let migrate = ops.last().is_some_and(|op| matches!(op.what, What::Migrate(_)));
+            migrate && d.what == "answer" && d.kernel == "-> ENOENT"
+        },
+    },
+];
+
+/// Whether it is a call of mm/gup.c with all of these flags.
+fn calls(op: &Op, flags: Foll) -> bool {
+    matches!(op.what, What::Call(c) if c.flags.contains(flags))
+}
+
+/// Whether it pins with all of these flags.
+fn pins(op: &Op, flags: Foll) -> bool {
+    matches!(op.what, What::Call(c) if c.call.pins()) && calls(op, flags)
+}
 
 #[cfg(test)]
 mod tests {
@@ -87,15 +155,16 @@ mod tests {
                 .into();
         let huge = difference("huge", "0", "1");
         let more = difference("pins held", "0", "64");
-        let why = |ops: &[Op], d: &Difference| explains(ops, std::slice::from_ref(d));
+        let new = Version(6, 12);
+        let why = |ops: &[Op], d: &Difference| explains(new, ops, std::slice::from_ref(d));
         assert_eq!(why(&merge, &huge), Some("VMAs merge"));
-        assert_eq!(explains(&merge, &[more.clone(), huge.clone()]), Some("VMAs merge"));
-        assert_eq!(explains(&merge, &[more]), None);
-        assert_eq!(explains(&merge, &[]), None);
+        assert_eq!(explains(new, &merge, &[more.clone(), huge.clone()]), Some("VMAs merge"));
+        assert_eq!(explains(new, &merge, &[more]), None);
+        assert_eq!(explains(new, &merge, &[]), None);
         assert_eq!(why(&merge[..1], &huge), None);
         assert_eq!(why(&merge, &difference("huge", "1", "0")), None);
         let full = difference("answer", "-> ENOMEM", "done");
-        assert_eq!(why(&merge, &full), Some("the model's tables are full"));
+        assert_eq!(why(&merge, &full), Some("the model's tables or files are full"));
         assert_eq!(why(&merge, &difference("answer", "-> EFAULT", "done")), None);
         assert_eq!(why(&merge, &difference("refcount", "1", "2")), None);
         let collapse: Vec<Op> =
@@ -109,10 +178,25 @@ mod tests {
         let place = "the model's memory without movable pages is full";
         assert_eq!(why(&collapse[..2], &full), Some(place));
         assert_eq!(why(&collapse[1..2], &full), None);
-        let warning = |at| difference("warning", "none", at);
-        let ext4 = warning("WARNING: CPU: 0 PID: 1 at fs/ext4/inode.c:1 ext4_dirty_folio+0x1");
-        assert_eq!(why(&[], &ext4), Some("ext4 warns of a dirty page without buffers"));
-        assert_eq!(why(&[], &warning("WARNING: CPU: 0 PID: 1 at mm/gup.c:1")), None);
         assert_eq!(why(&collapse, &difference("refcount", "1", "2")), None);
+    }
+    #[test]
+    fn what_changed_after_a_base_is_no_freedom_of_its_own_kernel() {
+        let ops: Vec<Op> =
+            ["mmap m0 0x0 1 rw private anon", "h0 = pin_user_pages m0 0x0 1 0", "migrate m0 0x0"]
+                .map(|l| l.parse().unwrap())
+                .into();
+        let why = |version, d: &Difference| explains(version, &ops, std::slice::from_ref(d));
+        for (what, model, kernel) in [
+            ("nr_foll_pin_acquired", "1", "0"),
+            ("answer", "-> EFAULT", "-> EEXIST"),
+            ("answer", "-> EBUSY", "-> ENOENT"),
+        ] {
+            let d = difference(what, model, kernel);
+            assert!(why(Version(6, 1), &d).is_some(), "{what}");
+            assert_eq!(why(Version(6, 12), &d), None, "{what}");
+        }
+        assert_eq!(why(Version(6, 1), &difference("nr_foll_pin_acquired", "0", "1")), None);
+        assert_eq!(why(Version(6, 1), &difference("contents", "store 1", "zeroes")), None);
     }
 }
