@@ -777,6 +777,9 @@ safeguards! {
     /// In folio_try_share_anon_rmap().
     BarrierAfterClear = "barrier-after-clear",
         "a barrier orders the clearing of an entry before the look at the pins";
+    /// In folio_try_share_anon_rmap().
+    BarrierAfterShare = "barrier-after-share",
+        "a barrier orders the clearing of PageAnonExclusive before the next entry";
     /// In page_ref_freeze().
     FreezeExact = "freeze-exact", "a page is frozen only if nobody else holds a reference";
     /// In tlb_remove_table().

@@ -17,6 +17,7 @@ pub mod fork;
 pub mod huge_memory;
 pub mod hugetlb;
 pub mod khugepaged;
+pub mod ksm;
 pub mod limits;
 pub mod lru;
 pub mod memory;

@@ -166,6 +166,12 @@ macro_rules! level {
                 cpu.step(StepKind::$kind, self.0.id(), 0);
                 $value(self.0.word(cpu.world).read())
             }
+            /// Stores an entry of a page that was mapped before: there is
+            /// nothing to publish, and nothing is ordered. C: set_pte_at()
+            pub fn set_again(self, cpu: &Cpu, v: $value) {
+                cpu.step(StepKind::EntrySet, self.0.id(), v.0 as i64);
+                self.0.word(cpu.world).set(v.0);
+            }
             /// Takes the entry out. Architectures give no order with it: on
             /// arm64 it is xchg_relaxed(). C: ptep_get_and_clear() and relatives
             pub fn get_and_clear(self, cpu: &Cpu) -> $value {

@@ -134,7 +134,7 @@ pub(crate) fn folio_try_share_anon_rmap(cpu: &Cpu, page: Page) -> Result<(), Err
         return Err(Errno::EBUSY);
     }
     clear_page_anon_exclusive(cpu, page);
-    if barriers {
+    if barriers && !cpu.lacks(Safeguard::BarrierAfterShare) {
         smp_mb__after_atomic(cpu);
     }
     Ok(())

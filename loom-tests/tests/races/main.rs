@@ -7,6 +7,7 @@ mod fast_get_against_table_free;
 mod fast_get_against_zap;
 mod fast_pin_against_collapse;
 mod fast_pin_against_fork;
+mod fast_pin_against_ksm;
 mod fast_pin_against_migration;
 mod fast_pin_against_reuse;
 mod fast_pin_against_swap_out;
