@@ -32,24 +32,36 @@ pub enum Target {
     Sequence,
     /// And each fast call is compared with the slow one.
     FastVsSlow,
+    /// Ops in the middle of ops.
+    Race,
 }
 
 impl Target {
     /// Every target that runs scenarios.
-    pub const ALL: [Target; 2] = [Target::Sequence, Target::FastVsSlow];
+    pub const ALL: [Target; 3] = [Target::Sequence, Target::FastVsSlow, Target::Race];
 
     /// The name of the fuzz target, and of its corpus folder.
     pub fn name(self) -> &'static str {
         match self {
             Target::Sequence => "sequence",
             Target::FastVsSlow => "fast_vs_slow",
+            Target::Race => "race",
         }
+    }
+
+    /// Reads its input: only in `race` there are windows.
+    pub fn scenario(self, bytes: &[u8]) -> Scenario {
+        let mut s = Scenario::decode(bytes);
+        if self != Target::Race {
+            s.ops.retain(|op| op.at.is_none());
+        }
+        s
     }
 
     /// Runs a scenario.
     pub fn run(self, exec: &mut Executor, ops: &[Op]) -> Option<Finding> {
         match self {
-            Target::Sequence => exec.run(ops),
+            Target::Sequence | Target::Race => exec.run(ops),
             Target::FastVsSlow => exec.fast_vs_slow(ops),
         }
     }
@@ -57,7 +69,7 @@ impl Target {
     /// Runs a scenario and keeps a record.
     pub fn trace(self, exec: &mut Executor, ops: &[Op]) -> Trace {
         match self {
-            Target::Sequence => exec.trace(ops),
+            Target::Sequence | Target::Race => exec.trace(ops),
             Target::FastVsSlow => exec.trace_fast_vs_slow(ops),
         }
     }
@@ -212,12 +224,20 @@ impl Fuzzer {
     /// Draws and runs one scenario; says what it violated and whether it is
     /// new in the corpus.
     pub fn step(&mut self, target: Target) -> (Option<Hit>, bool) {
-        if self.corpus.is_empty() || self.rng.bool() {
-            self.generator.scenario(&mut self.scenario);
-        } else {
+        let (race, s) = (target == Target::Race, &mut self.scenario);
+        let drawn = self.corpus.is_empty() || self.rng.bool();
+        if !drawn {
             let entry = &self.corpus[self.rng.usize(0..self.corpus.len())];
-            self.scenario.ops.clone_from(&entry.ops);
-            self.generator.mutate(&mut self.scenario);
+            s.ops.clone_from(&entry.ops);
+        }
+        match (drawn, race) {
+            (true, true) => self.generator.race(s),
+            (true, false) => self.generator.scenario(s),
+            (false, true) => self.generator.mutate_race(s),
+            (false, false) => {
+                s.ops.retain(|op| op.at.is_none());
+                self.generator.mutate(s);
+            }
         }
         self.scenario.ops.truncate(MAX_OPS);
         self.run(target)
@@ -267,12 +287,12 @@ pub fn find_first(
     seed: u64,
     target: Target,
     limit: u64,
-    wanted: impl Fn(&Finding) -> bool,
+    wanted: impl Fn(&Hit) -> bool,
 ) -> Option<Hit> {
     let mut fuzzer = Fuzzer::new(kernel, seed);
     while fuzzer.executions() < limit {
         if let (Some(hit), _) = fuzzer.step(target)
-            && wanted(&hit.finding)
+            && wanted(&hit)
         {
             return Some(hit);
         }
@@ -304,14 +324,18 @@ pub struct Job {
     pub corpus: Vec<(Target, Scenario)>,
     /// Executions after which it ends by itself.
     pub limit: u64,
+    /// What it runs, in turn.
+    pub targets: Vec<Target>,
 }
 
-/// Of sixteen executions, how many each target gets.
-fn target_of(execution: u64) -> Option<Target> {
-    match execution % 16 {
-        0..10 => Some(Target::Sequence),
-        10..15 => Some(Target::FastVsSlow),
-        _ => None,
+/// Who takes turns if nothing is said.
+pub const USUAL: [Target; 3] = [Target::Sequence, Target::Sequence, Target::FastVsSlow];
+
+/// Every sixteenth execution is of the target `text`; the others take turns.
+fn target_of(execution: u64, targets: &[Target]) -> Option<Target> {
+    match (execution % 16) as usize {
+        15 => None,
+        n => targets.get(n % targets.len().max(1)).copied(),
     }
 }
 
@@ -338,7 +362,7 @@ fn work(job: Job, events: &Sender<Event>) -> Result<(), std::sync::mpsc::SendErr
         report(fuzzer.load(target, scenario))?;
     }
     loop {
-        match target_of(fuzzer.executions()) {
+        match target_of(fuzzer.executions(), &job.targets) {
             Some(target) => {
                 let (hit, new) = fuzzer.step(target);
                 report(hit)?;
@@ -373,7 +397,8 @@ mod tests {
     fn the_same_seed_finds_the_same() {
         let kernel = "v5.15".parse().unwrap();
         let find = || {
-            let hit = find_first(kernel, 3, Target::Sequence, 20_000, |f| f.oracle == "errno");
+            let hit =
+                find_first(kernel, 3, Target::Sequence, 20_000, |h| h.finding.oracle == "errno");
             hit.map(|h| (h.execution, h.scenario, h.finding))
         };
         let first = find().expect("the seed defect is found");

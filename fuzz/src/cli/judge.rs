@@ -9,7 +9,7 @@ use clap::Args;
 use gup_core::history::{Base, Defect, Kernel, Proposal};
 use serde::Serialize;
 
-use super::engine::{Event, Hit, Job, Target, find_first, keep_panics_quiet, spawn};
+use super::engine::{Event, Hit, Job, Target, USUAL, find_first, keep_panics_quiet, spawn};
 use super::test::loom_command;
 use super::{Failure, Outcome, Verdict, fits, print_json, quoted_kernel, root, thousands, word};
 use crate::exec::Executor;
@@ -156,7 +156,8 @@ fn fuzz(kernel: Kernel, seed: u64, limit: u64) -> (BTreeMap<&'static str, Hit>, 
     thread::scope(|scope| {
         for i in 0..jobs {
             let limit = limit / jobs + u64::from(i < limit % jobs);
-            let job = Job { kernel, seed: seed.wrapping_add(i), corpus: Vec::new(), limit };
+            let (seed, corpus, targets) = (seed.wrapping_add(i), Vec::new(), USUAL.to_vec());
+            let job = Job { kernel, seed, corpus, limit, targets };
             spawn(scope, job, send.clone());
         }
         drop(send);
@@ -248,7 +249,8 @@ fn print_table(rows: &[Row], no_loom: bool) {
 #[command(after_help = "\
 Examples:
   cargo gup seeds --kernel v5.15 --oracle errno
-  cargo gup seeds --kernel 'v5.15 fixed without 1c563432588d' --limit 5000000")]
+  cargo gup seeds --kernel 'v5.15 fixed without 1c563432588d' --limit 5000000
+  cargo gup seeds --target race --kernel 'v5.15 fixed without c24d37322548'")]
 pub struct Seeds {
     /// The kernel
     #[arg(long, default_value = "v5.15")]
@@ -268,13 +270,24 @@ pub struct Seeds {
 }
 
 impl Seeds {
+    /// Whether the fixed kernel shows the finding, too, so that it says nothing
+    /// of this one.
+    fn on_fixed_too(&self, hit: &Hit) -> bool {
+        let fixed = Kernel::fixed(self.kernel.base());
+        let shown = || {
+            let mut exec = Executor::new(fixed);
+            self.target.run_caught(&mut exec, &hit.scenario.ops)
+        };
+        self.kernel != fixed && shown().is_some_and(|f| f.key() == hit.finding.key())
+    }
+
     pub(super) fn run(self) -> Outcome {
         keep_panics_quiet();
         let wanted = self.oracle.as_deref();
         let mut found = Vec::new();
         for seed in 1..=self.seeds {
-            let hit = find_first(self.kernel, seed, self.target, self.limit, |f| {
-                wanted.is_none_or(|oracle| oracle == f.oracle)
+            let hit = find_first(self.kernel, seed, self.target, self.limit, |hit| {
+                wanted.is_none_or(|oracle| oracle == hit.finding.oracle) && !self.on_fixed_too(hit)
             });
             match &hit {
                 Some(Hit { execution, finding: f, .. }) => println!(

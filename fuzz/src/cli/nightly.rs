@@ -18,7 +18,9 @@ use gup_core::history::{Defect, Kernel};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::engine::{Event, Features, Hit, Job, PANIC, Target, caught, keep_panics_quiet, spawn};
+use super::engine::{
+    Event, Features, Hit, Job, PANIC, Target, USUAL, caught, keep_panics_quiet, spawn,
+};
 use super::folder::Folder;
 use super::{
     Failure, Outcome, Verdict, fits, fixed, print_json, quoted, root, subject_option, thousands,
@@ -45,6 +47,7 @@ One finding per oracle and function, however often it fires:
 
 Examples:
   cargo gup nightly --kernel v5.15 --minutes 1
+  cargo gup nightly --target race --minutes 60
   cargo gup nightly --minutes 480 --out /var/tmp/gup --json")]
 pub struct Nightly {
     /// The kernel [default: v5.15 fixed; with the C: v6.12 fixed]
@@ -65,6 +68,9 @@ pub struct Nightly {
     /// Interesting scenarios, kept between nights [default: fuzz/corpus]
     #[arg(long)]
     corpus: Option<PathBuf>,
+    /// What to run, in turn [default: sequence, twice, and fast_vs_slow]
+    #[arg(long, value_delimiter = ',')]
+    target: Vec<Target>,
     /// Print summary.json instead of text
     #[arg(long)]
     json: bool,
@@ -139,8 +145,10 @@ impl Nightly {
             ..Summary::default()
         };
         let length = Duration::from_secs_f64(self.minutes * 60.0);
+        let targets = if self.target.is_empty() { USUAL.to_vec() } else { self.target };
         let night = Night {
             kernel,
+            targets,
             start: Instant::now(),
             length,
             folder,
@@ -179,13 +187,14 @@ fn load(dir: &Path) -> Result<Vec<(Target, Scenario)>, Failure> {
         // The order in which a file system lists them is not the same twice.
         files.sort();
         let read = files.iter().filter_map(|f| fs::read(f).ok());
-        all.extend(read.map(|bytes| (target, Scenario::decode(&bytes))));
+        all.extend(read.map(|bytes| (target, target.scenario(&bytes))));
     }
     Ok(all)
 }
 
 struct Night {
     kernel: Kernel,
+    targets: Vec<Target>,
     start: Instant,
     length: Duration,
     folder: Folder,
@@ -214,7 +223,8 @@ impl Night {
             for i in 0..self.summary.jobs as u64 {
                 let seed = self.summary.seed.wrapping_add(i);
                 let (kernel, corpus) = (self.kernel, corpus.clone());
-                spawn(scope, Job { kernel, seed, corpus, limit: u64::MAX }, send.clone());
+                let targets = self.targets.clone();
+                spawn(scope, Job { kernel, seed, corpus, limit: u64::MAX, targets }, send.clone());
             }
             drop(send);
             self.summary.stopped_by = self.listen(events);

@@ -81,6 +81,10 @@ impl Held {
     pub fn is_of(&mut self, i: usize, page: FilePage) {
         self.owners[i] = Owner::File(page);
     }
+    /// Page `i` is of a file no more.
+    pub fn is_nobodys(&mut self, i: usize) {
+        self.owners[i] = Owner::Nobody;
+    }
     /// Further references on the first `n` pages, for the same process: a
     /// pipe's pages stay those of whoever filled it.
     #[must_use]
@@ -228,7 +232,9 @@ impl Ledger {
         for i in 0..held.len {
             let page = held.pages[i];
             let n = usize::from(page.0);
-            if self.gets[n] == 0 && self.pins[n] == 0 {
+            let first = self.gets[n] == 0 && self.pins[n] == 0;
+            // What the op around gives back may have been used again already.
+            if first || self.inside {
                 self.epochs[n] = world.epoch(page);
                 self.owned |= page.bit();
             }

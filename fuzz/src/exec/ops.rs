@@ -45,8 +45,8 @@ pub(super) struct Run<'a, 'w, S: Subject> {
     pub(super) returned: Option<CallResult>,
     /// The windows of the op, if it has any.
     pub(super) windows: Option<&'a dyn Around>,
-    /// It runs in a window itself.
-    pub(super) inside: bool,
+    /// The op in a window of which it runs.
+    pub(super) inside: Option<What>,
 }
 
 impl<S: Subject> Run<'_, '_, S> {
@@ -74,7 +74,7 @@ impl<S: Subject> Run<'_, '_, S> {
                 (done?, false)
             }
         };
-        if self.inside {
+        if self.inside.is_some() {
             return bookkeeping::check_own(self.cpu, misuse).map_or(Ok(outcome), Err);
         }
         if let Some(v) = bookkeeping::check(self.cpu, &self.ledger.borrow(), misuse)
@@ -362,6 +362,9 @@ impl<S: Subject> Run<'_, '_, S> {
         if mm_alive(self.cpu, child) {
             return Outcome::Skipped("the child's slot is taken");
         }
+        if self.inside.is_some() && !self.cpu.since(Base::V6_12) {
+            self.untie_migrating(parent);
+        }
         let before = self.windows.map(|_| self.ledger.borrow().contents(parent));
         let done = fork::dup_mmap(self.cpu, parent, child);
         if done.is_ok() {
@@ -371,6 +374,16 @@ impl<S: Subject> Run<'_, '_, S> {
             }
         }
         done.into()
+    }
+
+    /// Waiver fork-during-migration.
+    fn untie_migrating(&mut self, mm: MmId) {
+        let mut ledger = self.ledger.borrow_mut();
+        let ties = ledger
+            .ties()
+            .filter(|&(m, addr, _)| m == mm && mapped_page(self.cpu, mm, addr).is_none());
+        let migrating: Vec<u64> = ties.map(|(_, addr, _)| addr).collect();
+        migrating.into_iter().for_each(|addr| ledger.untie(mm, addr..addr + 1));
     }
 
     fn split_huge_pmd(&mut self, r: Range) -> Outcome {
@@ -417,6 +430,8 @@ impl<S: Subject> Run<'_, '_, S> {
             return HANDLE_BUSY;
         }
         self.subject.add_pin(self.cpu, held.pages());
+        // A window may have changed what is known of the pins.
+        let held = self.ledger.borrow().handle(from).copied().unwrap_or(held);
         self.ledger.borrow_mut().hold_again(self.cpu.world, to, held);
         Outcome::Done
     }
@@ -545,14 +560,25 @@ impl<S: Subject> Run<'_, '_, S> {
             &pages[..owned],
         );
         for (i, addr) in op.range.addrs().take(owned).enumerate() {
-            if let Some(page) = shared_page(cpu, mm, addr) {
+            let file = shared_page(cpu, mm, addr);
+            if let Some(page) = file {
                 held.is_of(i, page);
+            }
+            // Truncated before the call returned.
+            let cut_off = file.is_some() && cpu.world.look(held.pages()[i]).file.is_none();
+            if self.raced() && cut_off {
+                held.is_nobodys(i);
             }
         }
         let (base, raced) = (cpu.kernel.base(), self.raced());
         let for_long = op.call.pins() && op.flags.contains(Foll::LONGTERM);
+        // Waiver pin-during-swap-out.
+        let unheeded = base < Base::V6_12 && matches!(self.inside, Some(What::Swapout(_)));
         let firm = if raced { self.firm(op, &pages[..owned]) } else { 0 };
         self.ledger.borrow_mut().hold(cpu.world, op.handle, held, |i, page| {
+            if unheeded {
+                return false;
+            }
             if raced && firm >> i & 1 != 0 {
                 return true;
             }
@@ -613,7 +639,7 @@ impl<S: Subject> Run<'_, '_, S> {
                 return Some(v);
             }
         }
-        if self.inside {
+        if self.inside.is_some() {
             return bookkeeping::check_own(self.cpu, spec.misuse);
         }
         // A call that the kernel had to warn about, or that never ended, is

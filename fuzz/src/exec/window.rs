@@ -30,11 +30,11 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 
-use gup_core::model::cpu::Watch;
+use gup_core::model::cpu::{Event, Watch};
 use gup_core::model::limits::MAX_CALL_PAGES;
 use gup_core::model::mm::{MmId, Vma, mm_alive, vma_lookup};
 use gup_core::model::pgtable::mapped_page;
-use gup_core::model::{Cpu, Page, World};
+use gup_core::model::{Cpu, Page, Wait, World};
 use gup_core::splat::Splat;
 use gup_core::step::{Step, StepKind};
 
@@ -156,7 +156,7 @@ impl<'a, S: Subject> Windows<'a, S> {
         }
         let (ledger, subject) = (self.ledger, self.subject);
         let windows = (!inner.is_empty()).then_some(self as &dyn Around);
-        let mut run = Run { cpu, ledger, subject, shadow, returned: None, windows, inside: false };
+        let mut run = Run { cpu, ledger, subject, shadow, returned: None, windows, inside: None };
         let judged = run.op(op);
         let returned = run.returned;
         if !inner.is_empty() {
@@ -213,7 +213,8 @@ impl<'a, S: Subject> Windows<'a, S> {
         let ledger = RefCell::new(self.ledger.borrow().clone());
         let cpu = Cpu::beside(outer, copy);
         let (dry, _) = self.run_inside(&cpu, &ledger, &inner.op);
-        if let Some(wait) = cpu.waits_for() {
+        let retries = cpu.events().contains(Event::OUT_OF_BUDGET).then_some(Wait::Retries);
+        if let Some(wait) = cpu.waits_for().or(retries) {
             inner.outcome = Outcome::Blocked(wait);
             return;
         }
@@ -246,9 +247,8 @@ impl<'a, S: Subject> Windows<'a, S> {
         ledger: &RefCell<Ledger>,
         op: &Op,
     ) -> (Judged, Option<CallResult>) {
-        let (subject, windows) = (self.subject, None);
-        let mut run =
-            Run { cpu, ledger, subject, shadow: None, returned: None, windows, inside: true };
+        let (subject, windows, inside) = (self.subject, None, Some(self.op.get().what));
+        let mut run = Run { cpu, ledger, subject, shadow: None, returned: None, windows, inside };
         let judged = run.op(op);
         (judged, run.returned)
     }

@@ -380,6 +380,8 @@ impl Generator {
     }
 }
 
+mod race;
+
 const _: () = assert!(FLAG_WEIGHTS.len() == CALL_FLAGS.len());
 
 #[cfg(test)]

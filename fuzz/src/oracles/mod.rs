@@ -108,6 +108,22 @@ pub const WAIVERS: &[Waiver] = &[
                  page is reused",
     },
     Waiver {
+        slug: "pin-during-swap-out",
+        base: Base::V5_15,
+        oracle: "reliability",
+        reason: "reclaim asks page_maybe_dma_pinned() before it unmaps; who pins in between is \
+                 not noticed; since 6c287605fd56 (v5.19) try_to_unmap_one() leaves a mapping of \
+                 an exclusive page that may be pinned",
+    },
+    Waiver {
+        slug: "fork-during-migration",
+        base: Base::V5_15,
+        oracle: "reliability",
+        reason: "fork() makes migration entries read-only, of a page that is pinned and so will \
+                 not move, too; since 6c287605fd56 (v5.19) try_to_migrate_one() leaves a mapping \
+                 of an exclusive page that may be pinned",
+    },
+    Waiver {
         slug: "read-only-pin-of-nothing-yet",
         base: Base::V6_12,
         oracle: "reliability",

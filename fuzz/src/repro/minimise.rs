@@ -3,13 +3,14 @@
 //! function.
 //!
 //! Ops are dropped, in chunks and from the back; then what fails meanwhile;
-//! then arguments are made simpler, one by one and the same argument in all
+//! what runs in a window is put before or after the op around it, or earlier
+//! into it; then arguments are made simpler, one by one and the same argument in all
 //! ops at once. All of it again until nothing helps. What "simpler" means
 //! comes from the binary form: every argument is a byte, and smaller is
 //! simpler, but for protections, where `rw` is.
 
 use crate::exec::Finding;
-use crate::scenario::{HANDLES, MMS, Op, PAGES, RECORD, What, end_of_group};
+use crate::scenario::{HANDLES, MMS, Op, PAGES, RECORD, What, Window, end_of_group};
 
 /// Runs that a minimisation may take. It needs some hundred.
 const MAX_RUNS: usize = 20_000;
@@ -36,6 +37,8 @@ pub fn minimise(
         let before = m.ops.clone();
         m.drop_ops();
         m.drop_failures();
+        m.leave_windows();
+        m.shift_windows();
         m.simplify_arguments();
         m.shrink_ranges();
         m.move_pages();
@@ -102,6 +105,38 @@ impl<C: FnMut(&[Op]) -> Option<Finding>> Minimiser<C> {
                 let mut ops = self.ops.clone();
                 ops[i].fail = None;
                 self.keep(ops);
+            }
+        }
+    }
+
+    /// What need not run in the middle of an op runs before or after it.
+    fn leave_windows(&mut self) {
+        for i in (1..self.ops.len()).rev() {
+            let Some(op) = self.ops.get(i).copied().filter(|op| op.at.is_some()) else { continue };
+            let around = self.ops[..i].iter().rposition(|op| op.at.is_none()).unwrap_or(0);
+            for to in [around, end_of_group(&self.ops, around) - 1] {
+                let mut ops = self.ops.clone();
+                ops.remove(i);
+                ops.insert(to, Op { at: None, ..op });
+                if self.keep(ops) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Windows open as early as they can.
+    fn shift_windows(&mut self) {
+        for i in 0..self.ops.len() {
+            while let Some(op) = self.ops.get(i).copied()
+                && let Some(at) = op.at
+            {
+                let earlier = [1, at.nth / 2, at.nth - 1].into_iter();
+                let mut earlier = earlier.filter(|&nth| (1..at.nth).contains(&nth));
+                let shifted = |nth| Op { at: Some(Window { nth, ..at }), ..op };
+                if !earlier.any(|nth| self.replace(i, shifted(nth))) {
+                    break;
+                }
             }
         }
     }

@@ -14,20 +14,20 @@
 //! what it is about. Stubbed: large folios in the page cache, readahead,
 //! reclaim of file pages, swap of shmem, memcg charges, RLIMIT_MEMLOCK.
 
-use super::cpu::Cpu;
+use super::cpu::{Cpu, Hold};
 use super::folio::{Folio, folio_put_refs};
 use super::limits::{HPAGE_PMD_ORDER, HPAGE_PUD_NR, HPAGE_PUD_ORDER, PAGE_SIZE};
 use super::lru::lru_cache_add;
 use super::memory::zap_page_range;
 use super::page::{
     Mapping, Page, clear_flag, lock_page, page_dirty, page_ref_add, page_ref_add_unless_zero,
-    put_page, set_flag, set_page_dirty, unlock_page,
+    page_ref_sub, put_page, set_flag, set_page_dirty, unlock_page,
 };
 use super::rmap::{folio_mkclean, page_mapped, unmap_mapping_folio, vmas_of};
 use super::wait::Wait;
 use super::world::World;
 use super::zone::alloc_pages;
-use crate::atomic::Atomic32;
+use crate::atomic::{Atomic32, RawLock};
 use crate::errno::Errno;
 use crate::flags::{GFP_HIGHUSER_MOVABLE, GFP_USER, Gfp, Pg, VmFault};
 use crate::step::StepKind;
@@ -116,6 +116,11 @@ pub(crate) struct AddressSpace {
     /// The head's frame plus 1, by the file's own pages; 0: not in the cache.
     /// C: mapping->i_pages
     pages: [Atomic32; CACHE_SLOTS],
+    /// Of hugetlbfs: keeps faults on a page and its truncation apart.
+    /// C: hugetlb_fault_mutex_table, which hashes file and page
+    fault_mutex: [RawLock; CACHE_SLOTS],
+    /// Keeps changes of the size apart. C: inode->i_rwsem
+    i_rwsem: RawLock,
 }
 
 impl AddressSpace {
@@ -123,6 +128,8 @@ impl AddressSpace {
         AddressSpace {
             i_size: Atomic32::new((file.max_pages() << file.order()) as i32),
             pages: std::array::from_fn(|_| Atomic32::new(0)),
+            fault_mutex: std::array::from_fn(|_| RawLock::new()),
+            i_rwsem: RawLock::new(),
         }
     }
 
@@ -136,6 +143,10 @@ impl AddressSpace {
         for (to, from) in self.pages.iter().zip(&other.pages) {
             to.set(from.read());
         }
+        for (to, from) in self.fault_mutex.iter().zip(&other.fault_mutex) {
+            to.copy_from(from);
+        }
+        self.i_rwsem.copy_from(&other.i_rwsem);
     }
 }
 
@@ -178,8 +189,9 @@ pub(crate) fn filemap_get_entry(cpu: &Cpu, file: File, index: u64) -> Option<Pag
         cpu.step(StepKind::CacheRead, file as u32, index as i64);
         let page = cpu.world.head_of(cpu.world.cached(file, index)?);
         if !page_ref_add_unless_zero(cpu, page, 1) {
-            // Frozen: it comes back, or leaves the cache.
-            if cpu.goes_on_without(Wait::Frozen(page)) {
+            // Gone, or frozen: then it comes back, or leaves the cache.
+            let now = cpu.world.cached(file, index).map(|p| cpu.world.head_of(p));
+            if now == Some(page) && cpu.goes_on_without(Wait::Frozen(page)) {
                 return None;
             }
             continue;
@@ -207,17 +219,29 @@ pub(crate) fn i_size_write(cpu: &Cpu, file: File, pages: u64) {
 fn cache_set(cpu: &Cpu, file: File, index: u64, page: Option<Page>) {
     cpu.step(StepKind::CacheSet, file as u32, index as i64);
     let word = page.map_or(0, |p| i32::from(p.0) + 1);
-    space(cpu.world, file).pages[(index >> file.order()) as usize].set_release(word);
+    slot(cpu.world, file, index).set_release(word);
+}
+
+/// The place of a page in the cache. C: an entry of mapping->i_pages
+fn slot(world: &World, file: File, index: u64) -> &Atomic32 {
+    &space(world, file).pages[(index >> file.order()) as usize]
 }
 
 /// Puts a fresh, locked page into the page cache, which takes a reference for
-/// each of its small pages. C: __filemap_add_folio(), mm/filemap.c
-pub(crate) fn __filemap_add_folio(cpu: &Cpu, file: File, index: u64, page: Page) {
+/// each of its small pages; false if another page is there already, which the
+/// C calls EEXIST. C: __filemap_add_folio(), mm/filemap.c
+pub(crate) fn __filemap_add_folio(cpu: &Cpu, file: File, index: u64, page: Page) -> bool {
     page_ref_add(cpu, page, 1 << file.order());
     let f = cpu.world.frame(page);
     f.mapping.set(Mapping::File(file).word());
     f.index.set(index as i32);
-    cache_set(cpu, file, index, Some(page));
+    cpu.step(StepKind::CacheSet, file as u32, index as i64);
+    let added = slot(cpu.world, file, index).cmpxchg(0, i32::from(page.0) + 1);
+    if !added {
+        f.mapping.set(Mapping::None.word());
+        page_ref_sub(cpu, page, 1 << file.order());
+    }
+    added
 }
 
 /// Takes a locked page out of the page cache; the cache's references become
@@ -253,10 +277,14 @@ pub(crate) fn vm_ops_fault(cpu: &Cpu, file: File, index: u64) -> Result<Page, Vm
             lock_page(cpu, page);
             // Truncated, or moved, meanwhile?
             if cpu.world.frame(page).mapping.read() == Mapping::File(file).word() {
-                return Ok(page);
+                return within_size(cpu, file, index, page, false);
             }
             unlock_page(cpu, page);
             put_page(cpu, page);
+            // Where nobody waits, it would come out the same for ever.
+            if cpu.waits_for().is_some() {
+                return Err(VmFault::OOM);
+            }
             continue;
         }
         let page = alloc_pages(cpu, file.gfp(), 0).ok_or(VmFault::OOM)?;
@@ -264,10 +292,40 @@ pub(crate) fn vm_ops_fault(cpu: &Cpu, file: File, index: u64) -> Result<Page, Vm
         if file == File::Shmem {
             set_flag(cpu, page, Pg::SWAPBACKED);
         }
-        __filemap_add_folio(cpu, file, index, page);
+        if !__filemap_add_folio(cpu, file, index, page) {
+            unlock_page(cpu, page);
+            put_page(cpu, page);
+            if cpu.waits_for().is_some() {
+                return Err(VmFault::OOM);
+            }
+            continue;
+        }
         lru_cache_add(cpu, page);
+        return within_size(cpu, file, index, page, true);
+    }
+}
+
+/// A locked page of the cache, if the file has not become too short for it
+/// meanwhile; a fresh one leaves the cache then, as with shmem. Files on disk
+/// keep truncation out by invalidate_lock until the page is there.
+/// C: the ends of filemap_fault() and shmem_get_folio_gfp()
+fn within_size(
+    cpu: &Cpu,
+    file: File,
+    index: u64,
+    page: Page,
+    fresh: bool,
+) -> Result<Page, VmFault> {
+    if index < i_size_read(cpu, file) {
         return Ok(page);
     }
+    if fresh {
+        filemap_remove_folio(cpu, file, index, page);
+        put_page(cpu, page);
+    }
+    unlock_page(cpu, page);
+    put_page(cpu, page);
+    Err(VmFault::SIGBUS)
 }
 
 /// The file system learns that a page is about to become writable; the page
@@ -283,6 +341,21 @@ pub(crate) fn page_mkwrite(cpu: &Cpu, file: File, page: Page) -> Result<(), VmFa
     }
     set_page_dirty(cpu, page);
     Ok(())
+}
+
+/// C: mutex_lock(&hugetlb_fault_mutex_table[hash]), mm/hugetlb.c
+pub(crate) fn hugetlb_fault_mutex_lock(cpu: &Cpu, file: File, index: u64) {
+    cpu.take(fault_mutex(cpu, file, index), Hold::Write, Wait::HugetlbFault(file));
+}
+
+/// C: mutex_unlock(&hugetlb_fault_mutex_table[hash]), mm/hugetlb.c
+pub(crate) fn hugetlb_fault_mutex_unlock(cpu: &Cpu, file: File, index: u64) {
+    fault_mutex(cpu, file, index).write_unlock();
+}
+
+fn fault_mutex<'a>(cpu: &'a Cpu<'_>, file: File, index: u64) -> &'a RawLock {
+    let n = (index >> file.order()) as usize % CACHE_SLOTS;
+    &space(cpu.world, file).fault_mutex[n]
 }
 
 /// Unmaps pages of a file wherever they are mapped, from `start` on; private
@@ -307,11 +380,15 @@ pub fn truncate(cpu: &Cpu, file: File, size: u64) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     let size = size << file.order();
+    // C: inode_lock(), linux/fs.h, by do_truncate()
+    let i_rwsem = &space(cpu.world, file).i_rwsem;
+    cpu.take(i_rwsem, Hold::Write, Wait::Inode(file));
     let old = i_size_read(cpu, file);
     i_size_write(cpu, file, size);
     if size < old {
         truncate_pagecache(cpu, file, size);
     }
+    i_rwsem.write_unlock();
     Ok(())
 }
 
@@ -326,21 +403,32 @@ fn truncate_pagecache(cpu: &Cpu, file: File, size: u64) {
 /// C: truncate_inode_pages(), mm/truncate.c; remove_inode_hugepages()
 fn truncate_inode_pages(cpu: &Cpu, file: File, start: u64) {
     for index in (start..file.max_pages() << file.order()).step_by(1 << file.order()) {
-        let Some(page) = filemap_get_entry(cpu, file, index) else { continue };
-        lock_page(cpu, page);
-        if cpu.world.frame(page).mapping.read() == Mapping::File(file).word() {
-            // C: truncate_cleanup_folio()
-            if page_mapped(cpu, page) {
-                unmap_mapping_folio(cpu, page);
-            }
-            clear_flag(cpu, page, Pg::DIRTY);
-            filemap_remove_folio(cpu, file, index, page);
-            // C: filemap_free_folio()
-            folio_put_refs(cpu, Folio(page), 1 << file.order());
+        if file.is_hugetlb() {
+            hugetlb_fault_mutex_lock(cpu, file, index);
         }
-        unlock_page(cpu, page);
-        put_page(cpu, page);
+        truncate_inode_page(cpu, file, index);
+        if file.is_hugetlb() {
+            hugetlb_fault_mutex_unlock(cpu, file, index);
+        }
     }
+}
+
+/// C: truncate_inode_folio(), remove_inode_single_folio()
+fn truncate_inode_page(cpu: &Cpu, file: File, index: u64) {
+    let Some(page) = filemap_get_entry(cpu, file, index) else { return };
+    lock_page(cpu, page);
+    if cpu.world.frame(page).mapping.read() == Mapping::File(file).word() {
+        // C: truncate_cleanup_folio()
+        if page_mapped(cpu, page) {
+            unmap_mapping_folio(cpu, page);
+        }
+        clear_flag(cpu, page, Pg::DIRTY);
+        filemap_remove_folio(cpu, file, index, page);
+        // C: filemap_free_folio()
+        folio_put_refs(cpu, Folio(page), 1 << file.order());
+    }
+    unlock_page(cpu, page);
+    put_page(cpu, page);
 }
 
 /// Forgets the contents of every file, at the end of the world; none is

@@ -21,8 +21,8 @@ use super::memory::cow_broken;
 use super::mm::{Vma, anon_vma_prepare};
 use super::mmap::vma_wants_manual_pte_write_upgrade;
 use super::page::{
-    Page, compound_head, compound_nr, get_page, page_anon, page_count, page_mapcount, page_ref_add,
-    page_ref_freeze, page_ref_unfreeze, page_tail, put_page, set_flag, set_page_anon_exclusive,
+    Page, compound_head, compound_nr, get_page, get_page_unless_gone, page_anon, page_count,
+    page_ref_add, page_ref_freeze, page_ref_unfreeze, put_page, set_flag, set_page_anon_exclusive,
     set_page_dirty, test_flag, total_mapcount, trylock_page, unlock_page,
 };
 use super::pgtable::{
@@ -311,8 +311,9 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
     page_ref_unfreeze(cpu, head, 1 + cached);
 }
 
-/// Unmaps a whole PMD-mapped THP. C: zap_huge_pmd(), mm/huge_memory.c
-pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
+/// Unmaps a whole PMD-mapped THP; false if there is none any more.
+/// C: zap_huge_pmd(), mm/huge_memory.c
+pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) -> bool {
     let ptl = pmd_lock(cpu, pmdp);
     let pmd = pmdp.read(cpu);
     if pmd.is_migration() {
@@ -321,12 +322,13 @@ pub(crate) fn zap_huge_pmd(cpu: &Cpu, pmdp: PmdPtr) {
     }
     if !pmd.trans_huge() {
         spin_unlock(cpu, ptl);
-        return;
+        return pmd.is_migration();
     }
     let page = pmdp.get_and_clear(cpu).pfn();
     page_remove_rmap(cpu, page, true);
     spin_unlock(cpu, ptl);
     free_page_and_swap_cache(cpu, page);
+    true
 }
 
 /// Copies a huge PMD to a child at fork.
@@ -385,8 +387,9 @@ fn share_huge_pmd(cpu: &Cpu, page: Page, src_vma: &Vma) -> Result<(), Errno> {
     Ok(())
 }
 
-/// mprotect() of a whole huge PMD. C: change_huge_pmd(), mm/huge_memory.c
-pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) {
+/// mprotect() of a whole huge PMD; false if there is none any more.
+/// C: change_huge_pmd(), mm/huge_memory.c
+pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) -> bool {
     let ptl = pmd_lock(cpu, pmdp);
     let pmd = pmdp.read(cpu);
     if pmd.trans_huge() {
@@ -403,6 +406,7 @@ pub(crate) fn change_huge_pmd(cpu: &Cpu, pmdp: PmdPtr, newflags: VmFlags) {
         pmdp.set(cpu, protected_migration(cpu, pmd));
     }
     spin_unlock(cpu, ptl);
+    pmd.is_swap_or_trans_huge()
 }
 
 /// A writable migration entry under mprotect(): no longer writable, but what
@@ -423,8 +427,9 @@ pub fn split_huge_page_of(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     if compound_nr(cpu, head) == 1 || !page_anon(cpu, head) || hugetlb {
         return Err(Errno::EINVAL);
     }
-    debug_assert!(page_mapcount(cpu, page) > 0 && (page == head || page_tail(cpu, page)));
-    get_page(cpu, page);
+    if !get_page_unless_gone(cpu, page, head) {
+        return Err(Errno::EBUSY);
+    }
     if !trylock_page(cpu, page) {
         put_page(cpu, page);
         return Err(Errno::EBUSY);

@@ -14,7 +14,10 @@
 //! cgroups, subpools, hardware poison.
 
 use super::cpu::{Cpu, Event, FailSite};
-use super::filemap::{__filemap_add_folio, File, filemap_get_entry, i_size_read, i_size_write};
+use super::filemap::{
+    __filemap_add_folio, File, filemap_get_entry, hugetlb_fault_mutex_lock,
+    hugetlb_fault_mutex_unlock, i_size_read, i_size_write,
+};
 use super::fork::page_needs_cow_for_dma;
 use super::limits::PAGE_SIZE;
 use super::memory::{copy_highpage, migration_entry_wait};
@@ -172,6 +175,16 @@ impl HugeFault<'_> {
 pub fn hugetlb_fault(cpu: &Cpu, vma: &Vma, addr: u64, flags: FaultFlag) -> VmFault {
     let file = hstate_vma(vma);
     let addr = addr & !(file.page_size() - 1);
+    let index = vma.page_index(addr);
+    hugetlb_fault_mutex_lock(cpu, file, index);
+    let ret = hugetlb_fault_alone(cpu, vma, file, addr, flags);
+    hugetlb_fault_mutex_unlock(cpu, file, index);
+    ret
+}
+
+/// The part of hugetlb_fault() under hugetlb_fault_mutex. What the C waits for
+/// after it has released that, is never held for long here.
+fn hugetlb_fault_alone(cpu: &Cpu, vma: &Vma, file: File, addr: u64, flags: FaultFlag) -> VmFault {
     let Some(ptep) = huge_pte_alloc(cpu, vma, addr) else { return VmFault::OOM };
     let orig = ptep.read(cpu);
     let vmf = HugeFault { vma, file, addr, flags, ptep, orig };
@@ -228,6 +241,9 @@ fn filemap_lock_hugetlb_folio(cpu: &Cpu, file: File, index: u64) -> Option<Page>
         }
         unlock_page(cpu, page);
         put_page(cpu, page);
+        if cpu.waits_for().is_some() {
+            return None;
+        }
     }
 }
 
@@ -252,7 +268,8 @@ fn hugetlb_no_page(cpu: &Cpu, vmf: &HugeFault<'_>) -> VmFault {
             lock_page(cpu, page);
             if !anon_rmap {
                 // C: hugetlb_add_to_page_cache()
-                __filemap_add_folio(cpu, file, index, page);
+                let added = __filemap_add_folio(cpu, file, index, page);
+                cpu.bug_on(!added, "hugetlb_no_page", "a page in spite of hugetlb_fault_mutex");
                 set_page_dirty(cpu, page);
             }
             page

@@ -393,14 +393,15 @@ pub(crate) fn zap_page_range(cpu: &Cpu, vma: &Vma, start: u64, end: u64) {
         let next = pmd_addr_end(addr, end);
         if let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) {
             let pmd = pmdp.read(cpu);
-            if pmd.is_swap_or_trans_huge() && next - addr == PMD_SIZE {
-                zap_huge_pmd(cpu, pmdp);
-            } else {
-                if pmd.is_swap_or_trans_huge() {
-                    split_huge_pmd(cpu, vma, pmdp);
-                }
-                zap_pte_range(cpu, pmdp, addr, next);
+            let huge = pmd.is_swap_or_trans_huge();
+            if huge && next - addr != PMD_SIZE {
+                split_huge_pmd(cpu, vma, pmdp);
+            } else if huge && zap_huge_pmd(cpu, pmdp) {
+                addr = next;
+                continue;
             }
+            // What was huge may have been split by somebody else just now.
+            zap_pte_range(cpu, pmdp, addr, next);
         }
         addr = next;
     }

@@ -24,9 +24,10 @@ use super::limits::MAX_CALL_PAGES;
 use super::lru::{isolate_lru_page, putback_lru_page};
 use super::memory::copy_highpage;
 use super::page::{
-    Mapping, Page, clear_flag, compound_head, compound_nr, compound_order, page_anon,
-    page_compound, page_count, page_file, page_is_file_lru, page_ref_add, page_ref_freeze,
-    page_ref_unfreeze, put_page, set_flag, test_flag, thp_nr_pages, trylock_page, unlock_page,
+    Mapping, Page, clear_flag, compound_head, compound_nr, compound_order, get_page_unless_gone,
+    page_anon, page_compound, page_count, page_file, page_is_file_lru, page_ref_add,
+    page_ref_freeze, page_ref_unfreeze, put_page, set_flag, test_flag, thp_nr_pages, trylock_page,
+    unlock_page,
 };
 use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
 use super::swap::{in_swap_cache, replace_swap_cache};
@@ -375,7 +376,12 @@ pub fn move_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
             return Err(Errno::EBUSY);
         }
     } else {
-        isolate_lru_page(cpu, head)?;
+        if !get_page_unless_gone(cpu, page, head) {
+            return Err(Errno::EBUSY);
+        }
+        let taken = isolate_lru_page(cpu, head);
+        put_page(cpu, head);
+        taken?;
         mod_node_page_state(cpu, isolated_stat(cpu, head), thp_nr_pages(cpu, head) as i64);
     }
     let mut list = PageList::new();

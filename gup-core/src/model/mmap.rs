@@ -404,13 +404,12 @@ fn change_protection(cpu: &Cpu, vma: &Vma) {
         let pmdp = mm_find_pmd(cpu, vma.mm, addr);
         if let Some(pmdp) = pmdp {
             let pmd = pmdp.read(cpu);
-            if pmd.is_swap_or_trans_huge() && next - addr == PMD_SIZE {
-                change_huge_pmd(cpu, pmdp, vma.flags);
+            let huge = pmd.is_swap_or_trans_huge();
+            if huge && next - addr != PMD_SIZE {
+                split_huge_pmd(cpu, vma, pmdp);
+            } else if huge && change_huge_pmd(cpu, pmdp, vma.flags) {
                 addr = next;
                 continue;
-            }
-            if pmd.is_swap_or_trans_huge() {
-                split_huge_pmd(cpu, vma, pmdp);
             }
             change_pte_range(cpu, vma, pmdp, addr, next);
         }

@@ -349,6 +349,21 @@ pub fn get_page(cpu: &Cpu, page: Page) {
     page_ref_add(cpu, page, 1);
 }
 
+/// A reference for somebody who found the page without holding anything that
+/// keeps it; false if it is not in use any more, or not part of `head`.
+/// C: get_page_unless_zero(), linux/mm.h, and the look at what it got
+#[doc(alias = "folio_try_get")]
+pub(crate) fn get_page_unless_gone(cpu: &Cpu, page: Page, head: Page) -> bool {
+    if !page_ref_add_unless_zero(cpu, head, 1) {
+        return false;
+    }
+    let there = compound_head(cpu, page) == head;
+    if !there {
+        put_page(cpu, head);
+    }
+    there
+}
+
 /// A further reference for somebody who holds one already.
 /// C: try_get_page(), linux/mm.h
 pub fn try_get_page(cpu: &Cpu, page: Page) -> bool {

@@ -19,15 +19,15 @@ use super::memory::{cow_broken, do_wp_page};
 use super::migrate::isolated_stat;
 use super::mm::{Vma, mmap_read_unlock};
 use super::page::{
-    Page, compound_head, compound_nr, get_page, lock_page, page_anon, page_compound, page_count,
-    page_lru, page_mapcount, page_maybe_dma_pinned, page_ref_add, put_page, total_mapcount,
-    trylock_page, unlock_page,
+    Page, compound_head, compound_nr, get_page_unless_gone, lock_page, page_anon, page_compound,
+    page_count, page_lru, page_mapcount, page_maybe_dma_pinned, page_ref_add, put_page,
+    total_mapcount, trylock_page, unlock_page,
 };
 use super::pgtable::{PmdPtr, Pte, PtePtr, pte_offset_map, pte_offset_map_lock, pte_unmap_unlock};
 use super::rmap::{Rmap, page_add_anon_rmap, try_to_unmap};
 use super::swap::{
-    SwapSlot, add_to_swap, in_swap_cache, page_swapcount, swap_cache_page, swap_free,
-    try_to_free_swap, try_to_reclaim_swap,
+    SwapSlot, add_to_swap, in_swap_cache, page_swapcount, swap_cache_get_folio, swap_cache_page,
+    swap_free, try_to_free_swap, try_to_reclaim_swap,
 };
 use super::vmstat::mod_node_page_state;
 use crate::errno::Errno;
@@ -46,7 +46,13 @@ pub fn swap_out(cpu: &Cpu, page: Page) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     lru_add_drain(cpu);
-    isolate_lru_page(cpu, head)?;
+    // C: isolate_lru_pages(): a reference first, for the page may go
+    if !get_page_unless_gone(cpu, page, head) {
+        return Err(Errno::EBUSY);
+    }
+    let taken = isolate_lru_page(cpu, head);
+    put_page(cpu, head);
+    taken?;
     let nr = compound_nr(cpu, head) as i64;
     mod_node_page_state(cpu, isolated_stat(cpu, head), nr);
     let ret = if trylock_page(cpu, head) {
@@ -100,13 +106,11 @@ pub(crate) fn do_swap_page(
     mut flags: FaultFlag,
 ) -> VmFault {
     let at = "do_swap_page";
-    let slot = orig.swap_slot();
-    let Some((slot, page)) = slot.and_then(|s| Some((s, swap_cache_page(cpu, s)?))) else {
+    let found = orig.swap_slot().and_then(|s| Some((s, swap_cache_get_folio(cpu, s)?)));
+    let Some((slot, (page, head))) = found else {
         // Somebody was faster.
         return VmFault::empty();
     };
-    let head = compound_head(cpu, page);
-    get_page(cpu, head);
     if let Err(ret) = folio_lock_or_retry(cpu, vma, head, flags) {
         put_page(cpu, head);
         return ret;

@@ -310,13 +310,14 @@ pub fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
             let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) else { continue };
             let pmd = pmdp.read(cpu);
             if pmd.trans_huge() && pmd.pfn() == head {
-                if how == Unmap::Whole {
-                    if !set_pmd_migration_entry(cpu, pmdp, head) {
-                        return false;
+                if how == Unmap::SplitHugePmd {
+                    split_huge_pmd_freeze(cpu, &vma, pmdp);
+                } else if let Some(done) = set_pmd_migration_entry(cpu, pmdp, head) {
+                    if done {
+                        continue;
                     }
-                    continue;
+                    return false;
                 }
-                split_huge_pmd_freeze(cpu, &vma, pmdp);
             }
             if !unmap_pte(cpu, &vma, addr, head.nth(i)) {
                 return false;
@@ -376,21 +377,21 @@ fn swap_out_pte(cpu: &Cpu, vma: &Vma, addr: u64, page: Page) -> bool {
     done
 }
 
-/// False if the page may not lose its exclusivity.
-/// C: set_pmd_migration_entry(), mm/huge_memory.c
-fn set_pmd_migration_entry(cpu: &Cpu, pmdp: PmdPtr, head: Page) -> bool {
+/// False if the page may not lose its exclusivity; `None` if the PMD does not
+/// map it any more. C: set_pmd_migration_entry(), mm/huge_memory.c
+fn set_pmd_migration_entry(cpu: &Cpu, pmdp: PmdPtr, head: Page) -> Option<bool> {
     let ptl = pmd_lock(cpu, pmdp);
     let now = pmdp.read(cpu);
     if !now.trans_huge() || now.pfn() != head {
         spin_unlock(cpu, ptl);
-        return true;
+        return None;
     }
     let pmd = pmdp.invalidate(cpu);
     let exclusive = cpu.since(Base::V6_12) && page_anon_exclusive(cpu, head);
     if exclusive && folio_try_share_anon_rmap(cpu, head).is_err() {
         pmdp.set(cpu, pmd);
         spin_unlock(cpu, ptl);
-        return false;
+        return Some(false);
     }
     if pmd.dirty() {
         set_page_dirty(cpu, head);
@@ -399,7 +400,7 @@ fn set_pmd_migration_entry(cpu: &Cpu, pmdp: PmdPtr, head: Page) -> bool {
     page_remove_rmap(cpu, head, true);
     put_page(cpu, head);
     spin_unlock(cpu, ptl);
-    true
+    Some(true)
 }
 
 /// One PTE of try_to_migrate_one(): false if the page may not lose its
@@ -450,19 +451,27 @@ pub fn remove_migration_ptes(
             let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) else { continue };
             let pmd = pmdp.read(cpu);
             if pmd.is_migration() {
-                if nr == HPAGE_PMD_NR && pmd.pfn() == old && addr & (PMD_SIZE - 1) == 0 {
-                    restore_pmd(cpu, &vma, pmdp, pmd, new);
+                let first = nr == HPAGE_PMD_NR && addr & (PMD_SIZE - 1) == 0;
+                if !first || restore_pmd(cpu, &vma, pmdp, old, new) {
+                    continue;
                 }
-                continue;
+                // Split meanwhile.
             }
             restore_pte(cpu, &vma, pmdp, addr, old.nth(i), new.nth(i), zeropage);
         }
     }
 }
 
+/// False if there is a table by now.
 /// C: remove_migration_pmd(), mm/huge_memory.c
-fn restore_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, entry: Pmd, new: Page) {
+fn restore_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, old: Page, new: Page) -> bool {
     let ptl = pmd_lock(cpu, pmdp);
+    // C: page_vma_mapped_walk()
+    let entry = pmdp.read(cpu);
+    if !entry.is_migration() || entry.pfn() != old {
+        spin_unlock(cpu, ptl);
+        return entry.none() || entry.is_swap_or_trans_huge();
+    }
     get_page(cpu, new);
     let mut pmd = Pmd::mk_huge(new, vma.flags);
     if entry.migration_write() {
@@ -477,6 +486,7 @@ fn restore_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, entry: Pmd, new: Page) {
     page_add_anon_rmap(cpu, new, true, rmap_of(entry.migration_shared()));
     pmdp.set(cpu, pmd);
     spin_unlock(cpu, ptl);
+    true
 }
 
 fn rmap_of(shared: bool) -> Rmap {

@@ -10,9 +10,11 @@
 use super::cpu::Cpu;
 use super::limits::MAX_FRAMES;
 use super::page::{
-    Page, clear_flag, compound_head, compound_order, get_page, page_ref_add, page_ref_sub,
-    put_page, set_flag, set_page_dirty, test_flag, total_mapcount, trylock_page, unlock_page,
+    Page, clear_flag, compound_head, compound_order, page_ref_add, page_ref_add_unless_zero,
+    page_ref_sub, put_page, set_flag, set_page_dirty, test_flag, total_mapcount, trylock_page,
+    unlock_page,
 };
+use super::wait::Wait;
 use super::zone::{first_fit, span};
 use crate::flags::Pg;
 
@@ -82,7 +84,28 @@ pub(crate) fn page_swap_entry(cpu: &Cpu, page: Page) -> Option<SwapSlot> {
     cpu.world.swap.lock().slot_of(page).map(|n| SwapSlot(n as u16))
 }
 
-/// The page that a swap entry stands for. C: swap_cache_get_folio()
+/// The page that a swap entry stands for and its head, with a reference.
+/// C: swap_cache_get_folio(), mm/swap_state.c; filemap_get_entry()
+pub(crate) fn swap_cache_get_folio(cpu: &Cpu, slot: SwapSlot) -> Option<(Page, Page)> {
+    loop {
+        let page = swap_cache_page(cpu, slot)?;
+        let head = compound_head(cpu, page);
+        if !page_ref_add_unless_zero(cpu, head, 1) {
+            // Gone, or frozen: then it comes back, or leaves the cache.
+            let frozen = swap_cache_page(cpu, slot) == Some(page);
+            if frozen && cpu.goes_on_without(Wait::Frozen(head)) {
+                return None;
+            }
+            continue;
+        }
+        if swap_cache_page(cpu, slot) == Some(page) && cpu.world.head_of(page) == head {
+            return Some((page, head));
+        }
+        put_page(cpu, head);
+    }
+}
+
+/// The page that a swap entry stands for, without a reference.
 pub(crate) fn swap_cache_page(cpu: &Cpu, slot: SwapSlot) -> Option<Page> {
     cpu.world.swap.lock().page(slot)
 }
@@ -170,9 +193,7 @@ pub(crate) fn free_swap_and_cache(cpu: &Cpu, slot: SwapSlot) {
 /// Takes the page of a slot out of the swap cache if nobody maps it and no
 /// swap entry names it. C: __try_to_reclaim_swap(), mm/swapfile.c
 pub(crate) fn try_to_reclaim_swap(cpu: &Cpu, slot: SwapSlot) {
-    if let Some(page) = swap_cache_page(cpu, slot) {
-        let head = compound_head(cpu, page);
-        get_page(cpu, head);
+    if let Some((_, head)) = swap_cache_get_folio(cpu, slot) {
         free_swap_cache(cpu, head);
         put_page(cpu, head);
     }

@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+use super::filemap::File;
 use super::mm::MmId;
 use super::page::Page;
 
@@ -19,6 +20,12 @@ pub enum Wait {
     Migration(Page),
     /// The page's reference count is frozen.
     Frozen(Page),
+    /// hugetlb_fault_mutex_table
+    HugetlbFault(File),
+    /// inode->i_rwsem
+    Inode(File),
+    /// Nothing in particular: the op tries again until another CPU is done.
+    Retries,
     /// Interrupts are off elsewhere, so that an IPI is not answered.
     InterruptsOff,
 }
@@ -31,6 +38,9 @@ impl fmt::Display for Wait {
             Wait::PageLock(page) => write!(f, "the lock of page {}", page.0),
             Wait::Migration(page) => write!(f, "page {} is under migration", page.0),
             Wait::Frozen(page) => write!(f, "the count of page {} is frozen", page.0),
+            Wait::HugetlbFault(file) => write!(f, "hugetlb_fault_mutex of {}", file.name()),
+            Wait::Inode(file) => write!(f, "i_rwsem of {}", file.name()),
+            Wait::Retries => f.write_str("it tries again until the op around it is done"),
             Wait::InterruptsOff => f.write_str("interrupts are off on the other CPU"),
         }
     }
