@@ -343,7 +343,8 @@ impl Ledger {
         self.unsettled_file = None;
     }
 
-    fn is_unsettled(&self, mm: MmId, addr: u64) -> bool {
+    /// Whether the op around gives the address up now.
+    pub fn is_unsettled(&self, mm: MmId, addr: u64) -> bool {
         self.unsettled.iter().any(|(m, addrs)| *m == mm && addrs.contains(&addr))
     }
 

@@ -574,9 +574,12 @@ impl<S: Subject> Run<'_, '_, S> {
         let for_long = op.call.pins() && op.flags.contains(Foll::LONGTERM);
         // Waiver pin-during-swap-out.
         let unheeded = base < Base::V6_12 && matches!(self.inside, Some(What::Swapout(_)));
+        let unsettled = |addr: u64| self.ledger.borrow().is_unsettled(mm, addr);
+        let given_up = op.range.addrs().take(owned).enumerate();
+        let given_up = given_up.fold(0u16, |set, (i, a)| set | u16::from(unsettled(a)) << i);
         let firm = if raced { self.firm(op, &pages[..owned]) } else { 0 };
         self.ledger.borrow_mut().hold(cpu.world, op.handle, held, |i, page| {
-            if unheeded {
+            if unheeded || given_up >> i & 1 != 0 {
                 return false;
             }
             if raced && firm >> i & 1 != 0 {

@@ -23,7 +23,9 @@ use super::page::{
     Mapping, Page, clear_flag, lock_page, page_dirty, page_ref_add, page_ref_add_unless_zero,
     page_ref_sub, put_page, set_flag, set_page_dirty, unlock_page,
 };
-use super::rmap::{folio_mkclean, page_mapped, unmap_mapping_folio, vmas_of};
+use super::rmap::{
+    folio_mkclean, page_mapped, rmap_lock_read, rmap_unlock_read, unmap_mapping_folio, vmas_of,
+};
 use super::wait::Wait;
 use super::world::World;
 use super::zone::alloc_pages;
@@ -121,6 +123,8 @@ pub(crate) struct AddressSpace {
     fault_mutex: [RawLock; CACHE_SLOTS],
     /// Keeps changes of the size apart. C: inode->i_rwsem
     i_rwsem: RawLock,
+    /// Keeps the VMAs that map it. C: mapping->i_mmap_rwsem
+    i_mmap_rwsem: RawLock,
 }
 
 impl AddressSpace {
@@ -130,6 +134,7 @@ impl AddressSpace {
             pages: std::array::from_fn(|_| Atomic32::new(0)),
             fault_mutex: std::array::from_fn(|_| RawLock::new()),
             i_rwsem: RawLock::new(),
+            i_mmap_rwsem: RawLock::new(),
         }
     }
 
@@ -147,6 +152,7 @@ impl AddressSpace {
             to.copy_from(from);
         }
         self.i_rwsem.copy_from(&other.i_rwsem);
+        self.i_mmap_rwsem.copy_from(&other.i_mmap_rwsem);
     }
 }
 
@@ -343,6 +349,11 @@ pub(crate) fn page_mkwrite(cpu: &Cpu, file: File, page: Page) -> Result<(), VmFa
     Ok(())
 }
 
+/// C: mapping->i_mmap_rwsem
+pub(crate) fn i_mmap_rwsem(world: &World, file: File) -> &RawLock {
+    &space(world, file).i_mmap_rwsem
+}
+
 /// C: mutex_lock(&hugetlb_fault_mutex_table[hash]), mm/hugetlb.c
 pub(crate) fn hugetlb_fault_mutex_lock(cpu: &Cpu, file: File, index: u64) {
     cpu.take(fault_mutex(cpu, file, index), Hold::Write, Wait::HugetlbFault(file));
@@ -362,12 +373,14 @@ fn fault_mutex<'a>(cpu: &'a Cpu<'_>, file: File, index: u64) -> &'a RawLock {
 /// copies of them, too. C: unmap_mapping_range(even_cows), mm/memory.c;
 /// hugetlb_vmdelete_list(), fs/hugetlbfs/inode.c
 fn unmap_mapping_range(cpu: &Cpu, file: File, start: u64) {
+    rmap_lock_read(cpu, Some(file));
     for vma in vmas_of(cpu, file) {
         let first = start.max(vma.backing.pgoff());
         if let Some(addr) = vma.address_of(first) {
             zap_page_range(cpu, &vma, addr, vma.end);
         }
     }
+    rmap_unlock_read(cpu, Some(file));
 }
 
 /// Gives a file another size, in its own pages. C: truncate_setsize(),

@@ -24,7 +24,7 @@ use super::pgtable::{
     Pmd, PmdPtr, Pte, PtePtr, mm_find_pmd, pmd_addr_end, pmd_alloc, pte_alloc, pte_offset_map_lock,
     pte_unmap_unlock,
 };
-use super::rmap::{folio_try_dup_anon_rmap, page_add_new_anon_rmap, page_dup_rmap};
+use super::rmap::{change_vmas, folio_try_dup_anon_rmap, page_add_new_anon_rmap, page_dup_rmap};
 use super::swap::swap_duplicate;
 use super::zone::alloc_pages;
 use crate::errno::Errno;
@@ -41,7 +41,9 @@ pub fn dup_mmap(cpu: &Cpu, parent: MmId, child: MmId) -> Result<(), Errno> {
     mmap_write_lock(cpu, child);
     let mut ret = Ok(());
     for src in mm::vmas(cpu, parent) {
-        cpu.world.mm(child).vmas[src.slot].set(src.start, src.end, src.flags, src.backing);
+        let slot = &cpu.world.mm(child).vmas[src.slot];
+        let copy = || slot.set(src.start, src.end, src.flags, src.backing);
+        change_vmas(cpu, src.file(), copy);
         let dst = Vma { mm: child, ..src };
         if !vma_needs_copy(cpu, &src) {
             continue;

@@ -30,7 +30,8 @@ use super::pgtable::{
 };
 use super::rmap::{
     Rmap, RmapPlace, Unmap, folio_try_dup_anon_rmap, folio_try_share_anon_rmap, page_add_anon_rmap,
-    page_add_new_anon_rmap, page_dup_rmap, page_remove_rmap, remove_migration_ptes, try_to_migrate,
+    page_add_new_anon_rmap, page_dup_rmap, page_remove_rmap, remove_migration_ptes_locked,
+    rmap_lock_write, rmap_unlock_write, try_to_migrate,
 };
 use super::swap::{free_page_and_swap_cache, in_swap_cache, try_to_free_swap};
 use super::zone::alloc_pages;
@@ -253,15 +254,18 @@ pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
         return busy;
     }
     let place = RmapPlace::of(cpu, head);
+    rmap_lock_write(cpu, place.file());
     // C: unmap_page(); if it fails, so does what follows
     try_to_migrate(cpu, head, Unmap::SplitHugePmd);
     if !page_ref_freeze(cpu, head, 1 + extra_pins(cpu, head)) {
         // C: remap_page()
-        remove_migration_ptes(cpu, head, head, place, nr, false);
+        remove_migration_ptes_locked(cpu, head, head, place, nr, false);
+        rmap_unlock_write(cpu, place.file());
         return busy;
     }
     __split_huge_page(cpu, head, nr);
-    remove_migration_ptes(cpu, head, head, place, nr, cpu.since(Base::V6_12));
+    remove_migration_ptes_locked(cpu, head, head, place, nr, cpu.since(Base::V6_12));
+    rmap_unlock_write(cpu, place.file());
     for i in 0..nr {
         let subpage = head.nth(i);
         if subpage == page {

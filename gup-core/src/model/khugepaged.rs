@@ -42,7 +42,7 @@ use super::pgtable::{
     pte_offset_map_lock, pte_unmap_unlock, spin_unlock, tlb_remove_table_sync,
 };
 use super::reclaim::do_swap_page;
-use super::rmap::{page_add_new_anon_rmap, page_remove_rmap};
+use super::rmap::{page_add_new_anon_rmap, page_remove_rmap, rmap_lock_write, rmap_unlock_write};
 use super::swap::{free_page_and_swap_cache, free_swap_cache};
 use super::vmstat::mod_node_page_state;
 use super::zone::alloc_pages;
@@ -258,6 +258,7 @@ fn __collapse_huge_page_swapin(cpu: &Cpu, mm: MmId, address: u64) -> Result<(), 
 /// begun before, and is waited for. C: pmdp_collapse_flush(),
 /// tlb_remove_table_sync_one()
 pub fn clear_pmd(cpu: &Cpu, c: &mut Collapse) {
+    rmap_lock_write(cpu, None);
     let ptl = pmd_lock(cpu, c.pmdp);
     c.table = c.pmdp.get_and_clear(cpu);
     spin_unlock(cpu, ptl);
@@ -294,6 +295,8 @@ pub fn __collapse_huge_page_isolate(cpu: &Cpu, c: &mut Collapse) -> Result<(), E
         release_pte_pages(cpu, c, done);
     }
     pte_unmap_unlock(cpu, first, ptl);
+    // Every page is locked and isolated, or the table comes back.
+    rmap_unlock_write(cpu, None);
     ret
 }
 

@@ -29,7 +29,7 @@ use super::pgtable::{
     PmdPtr, Pte, free_pte_range, free_upper_tables, mm_find_pmd, pgd_alloc, pmd_addr_end,
     pmd_alloc, pte_alloc, pte_offset_map_lock, pte_unmap_unlock,
 };
-use super::rmap::page_dup_rmap;
+use super::rmap::{change_vmas, page_dup_rmap};
 use super::zone::alloc_pages;
 use crate::errno::Errno;
 use crate::flags::{GFP_USER, Gfp, VmFlags};
@@ -224,7 +224,8 @@ fn mmap_region(
             break 'out Err(Errno::EEXIST);
         }
         let Some(slot) = free_slot(cpu, mm) else { break 'out Err(Errno::ENOMEM) };
-        cpu.world.mm(mm).vmas[slot].set(start, end, flags, backing);
+        let vmas = &cpu.world.mm(mm).vmas;
+        change_vmas(cpu, backing.file(), || vmas[slot].set(start, end, flags, backing));
         let vma = Vma { mm, slot, start, end, flags, backing };
         let filled = fill(&vma);
         if filled.is_err() {
@@ -291,7 +292,7 @@ fn insert_pte(cpu: &Cpu, vma: &Vma, addr: u64, pte: Pte) -> Result<(), Errno> {
 /// Unmaps a VMA and forgets it; frees page tables that serve no other.
 fn unmap_vma(cpu: &Cpu, vma: &Vma) {
     zap_page_range(cpu, vma, vma.start, vma.end);
-    cpu.world.mm(vma.mm).vmas[vma.slot].clear();
+    change_vmas(cpu, vma.file(), || cpu.world.mm(vma.mm).vmas[vma.slot].clear());
     free_pgtables(cpu, vma);
 }
 
@@ -327,8 +328,10 @@ fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
         }
         let mm = cpu.world.mm(mm);
         let behind = v.backing.further((at - v.start) / PAGE_SIZE);
-        mm.vmas[v.slot].set(v.start, at, v.flags, v.backing);
-        mm.vmas[slot].set(at, v.end, v.flags, behind);
+        change_vmas(cpu, v.file(), || {
+            mm.vmas[v.slot].set(v.start, at, v.flags, v.backing);
+            mm.vmas[slot].set(at, v.end, v.flags, behind);
+        });
     }
     Ok(())
 }
@@ -506,7 +509,7 @@ pub fn exit_mmap(cpu: &Cpu, mm: MmId) {
     for slot in 0..MAX_VMAS {
         if let Some(v) = vma_at(cpu, mm, slot) {
             zap_page_range(cpu, &v, v.start, v.end);
-            cpu.world.mm(mm).vmas[slot].clear();
+            change_vmas(cpu, v.file(), || cpu.world.mm(mm).vmas[slot].clear());
             free_pgtables(cpu, &v);
         }
     }

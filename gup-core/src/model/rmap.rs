@@ -10,10 +10,11 @@
 //! at the address it was made for, in the mm that made it or one that fork()
 //! copied from it: the walk looks there in every mm, page by page, instead of
 //! following anon_vma chains VMA by VMA; the mappings of a file are found by
-//! looking at every VMA instead of in an interval tree. Stubbed: mlock. A driver's pages have no reverse map.
+//! looking at every VMA instead of in an interval tree; all anonymous memory
+//! has one anon_vma lock. Stubbed: mlock. A driver's pages have no reverse map.
 
-use super::cpu::Cpu;
-use super::filemap::File;
+use super::cpu::{Cpu, Hold};
+use super::filemap::{File, i_mmap_rwsem};
 use super::folio::{page_anon_exclusive, smp_mb, smp_mb__after_atomic};
 use super::fork::page_needs_cow_for_dma;
 use super::huge_memory::{split_huge_pmd, split_huge_pmd_freeze};
@@ -30,6 +31,9 @@ use super::pgtable::{
     spin_unlock,
 };
 use super::swap::{page_swap_entry, swap_duplicate, swap_free};
+use super::wait::Wait;
+use super::world::World;
+use crate::atomic::RawLock;
 use crate::errno::Errno;
 use crate::flags::{Pg, VmFlags};
 use crate::history::{Base, Defect, Safeguard};
@@ -189,6 +193,10 @@ pub struct RmapPlace {
 }
 
 impl RmapPlace {
+    /// The file, of a page of one.
+    pub(crate) fn file(self) -> Option<File> {
+        self.file
+    }
     /// Of a head.
     pub fn of(cpu: &Cpu, head: Page) -> Self {
         let f = cpu.world.frame(head);
@@ -203,6 +211,50 @@ impl RmapPlace {
             _ => None,
         }
     }
+}
+
+/// What keeps the VMAs that map a page as they are: the lock of its file, or
+/// of anonymous memory. C: mapping->i_mmap_rwsem, anon_vma->root->rwsem
+fn rmap_lock(world: &World, file: Option<File>) -> &RawLock {
+    match file {
+        Some(file) => i_mmap_rwsem(world, file),
+        None => &world.anon_vma,
+    }
+}
+
+/// C: anon_vma_lock_read(), i_mmap_lock_read()
+pub(crate) fn rmap_lock_read(cpu: &Cpu, file: Option<File>) {
+    cpu.take(rmap_lock(cpu.world, file), Hold::Read, Wait::Rmap(file));
+}
+
+/// C: anon_vma_unlock_read(), i_mmap_unlock_read()
+pub(crate) fn rmap_unlock_read(cpu: &Cpu, file: Option<File>) {
+    rmap_lock(cpu.world, file).read_unlock();
+}
+
+/// C: anon_vma_lock_write(), i_mmap_lock_write()
+pub(crate) fn rmap_lock_write(cpu: &Cpu, file: Option<File>) {
+    cpu.take(rmap_lock(cpu.world, file), Hold::Write, Wait::Rmap(file));
+}
+
+/// C: anon_vma_unlock_write(), i_mmap_unlock_write()
+pub(crate) fn rmap_unlock_write(cpu: &Cpu, file: Option<File>) {
+    rmap_lock(cpu.world, file).write_unlock();
+}
+
+/// Changes which VMAs of an mm map `file` or anonymous memory, or where.
+/// C: unlink_anon_vmas(), unlink_file_vma(), vma_prepare(), mm/vma.c
+pub(crate) fn change_vmas(cpu: &Cpu, file: Option<File>, change: impl FnOnce()) {
+    // Private mappings of a file have anonymous pages, too.
+    rmap_lock_write(cpu, None);
+    if file.is_some() {
+        rmap_lock_write(cpu, file);
+    }
+    change();
+    if file.is_some() {
+        rmap_unlock_write(cpu, file);
+    }
+    rmap_unlock_write(cpu, None);
 }
 
 /// Every VMA there is.
@@ -236,7 +288,9 @@ pub(crate) fn page_mapped(cpu: &Cpu, page: Page) -> bool {
 #[doc(alias = "page_mkclean")]
 pub(crate) fn folio_mkclean(cpu: &Cpu, page: Page) -> bool {
     let mut cleaned = false;
-    for (vma, addr) in rmap_walk(cpu, RmapPlace::of(cpu, page), 0) {
+    let place = RmapPlace::of(cpu, page);
+    rmap_lock_read(cpu, place.file);
+    for (vma, addr) in rmap_walk(cpu, place, 0) {
         if !vma.flags.contains(VmFlags::SHARED) {
             continue;
         }
@@ -248,13 +302,16 @@ pub(crate) fn folio_mkclean(cpu: &Cpu, page: Page) -> bool {
             }
         });
     }
+    rmap_unlock_read(cpu, place.file);
     cleaned
 }
 
 /// Unmaps a locked page of a file wherever it is mapped.
 /// C: unmap_mapping_folio(), mm/memory.c
 pub(crate) fn unmap_mapping_folio(cpu: &Cpu, page: Page) {
-    for (vma, addr) in rmap_walk(cpu, RmapPlace::of(cpu, page), 0) {
+    let place = RmapPlace::of(cpu, page);
+    rmap_lock_read(cpu, place.file);
+    for (vma, addr) in rmap_walk(cpu, place, 0) {
         if vma.is_hugetlb() {
             hugetlb::unmap_file_folio(cpu, &vma, addr, page);
             continue;
@@ -268,6 +325,7 @@ pub(crate) fn unmap_mapping_folio(cpu: &Cpu, page: Page) {
             put_page(cpu, page);
         });
     }
+    rmap_unlock_read(cpu, place.file);
 }
 
 /// Calls `f` with the PTE lock held if `addr` maps the page.
@@ -300,6 +358,20 @@ pub enum Unmap {
 /// and may be pinned. C: try_to_migrate(), mm/rmap.c
 pub fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
     let place = RmapPlace::of(cpu, head);
+    // C: who splits the page has the lock for writing, TTU_RMAP_LOCKED
+    let locked = how == Unmap::SplitHugePmd;
+    if !locked {
+        rmap_lock_read(cpu, place.file);
+    }
+    let done = migrate_mappings(cpu, head, place, how);
+    if !locked {
+        rmap_unlock_read(cpu, place.file);
+    }
+    done
+}
+
+/// C: try_to_migrate_one(), mm/rmap.c, for every mapping
+fn migrate_mappings(cpu: &Cpu, head: Page, place: RmapPlace, how: Unmap) -> bool {
     if hugetlb::is_hugetlb(cpu, head) {
         let one = |(vma, addr)| hugetlb::try_to_migrate_one(cpu, &vma, addr, head);
         return rmap_walk(cpu, place, 0).all(one);
@@ -332,6 +404,13 @@ pub fn try_to_migrate(cpu: &Cpu, head: Page, how: Unmap) -> bool {
 /// exclusive and may be pinned. C: try_to_unmap(), mm/rmap.c
 pub(crate) fn try_to_unmap(cpu: &Cpu, head: Page) {
     let place = RmapPlace::of(cpu, head);
+    rmap_lock_read(cpu, place.file);
+    unmap_mappings(cpu, head, place);
+    rmap_unlock_read(cpu, place.file);
+}
+
+/// C: try_to_unmap_one(), mm/rmap.c, for every mapping
+fn unmap_mappings(cpu: &Cpu, head: Page, place: RmapPlace) {
     for i in 0..compound_nr(cpu, head) {
         for (vma, addr) in rmap_walk(cpu, place, i) {
             let Some(pmdp) = mm_find_pmd(cpu, vma.mm, addr) else { continue };
@@ -435,6 +514,20 @@ fn unmap_pte(cpu: &Cpu, vma: &Vma, addr: u64, page: Page) -> bool {
 /// `zeropage`: small pages of zeroes are replaced by the zero page instead.
 /// C: remove_migration_ptes(), mm/migrate.c; RMP_USE_SHARED_ZEROPAGE
 pub fn remove_migration_ptes(
+    cpu: &Cpu,
+    old: Page,
+    new: Page,
+    place: RmapPlace,
+    nr: u64,
+    zeropage: bool,
+) {
+    rmap_lock_read(cpu, place.file);
+    remove_migration_ptes_locked(cpu, old, new, place, nr, zeropage);
+    rmap_unlock_read(cpu, place.file);
+}
+
+/// [`remove_migration_ptes`] with the lock held. C: RMP_LOCKED
+pub(crate) fn remove_migration_ptes_locked(
     cpu: &Cpu,
     old: Page,
     new: Page,

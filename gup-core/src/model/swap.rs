@@ -65,18 +65,25 @@ pub(crate) fn in_swap_cache(cpu: &Cpu, head: Page) -> bool {
 /// room. C: add_to_swap(), mm/swap_state.c
 pub(crate) fn add_to_swap(cpu: &Cpu, head: Page) -> bool {
     let order = compound_order(cpu, head);
-    let Some(first) = first_fit(cpu.world.swap.lock().free, order) else { return false };
+    let Some(first) = get_swap_page(cpu, order) else { return false };
     page_ref_add(cpu, head, 1 << order);
     set_flag(cpu, head, Pg::SWAPCACHE);
     {
         let mut swap = cpu.world.swap.lock();
-        swap.free &= !span(first, order);
         for i in 0..1 << order {
             swap.cache[usize::from(first.nth(i).0)] = head.nth(i);
         }
     }
     set_page_dirty(cpu, head);
     true
+}
+
+/// Free slots, which are in use from now on. C: get_swap_page(), mm/swap_slots.c
+fn get_swap_page(cpu: &Cpu, order: u32) -> Option<Page> {
+    let mut swap = cpu.world.swap.lock();
+    let first = first_fit(swap.free, order)?;
+    swap.free &= !span(first, order);
+    Some(first)
 }
 
 /// The slot of a page in the swap cache. C: page_swap_entry(), linux/swap.h

@@ -22,6 +22,8 @@ pub enum Wait {
     Frozen(Page),
     /// hugetlb_fault_mutex_table
     HugetlbFault(File),
+    /// mapping->i_mmap_rwsem, or the anon_vma's lock
+    Rmap(Option<File>),
     /// inode->i_rwsem
     Inode(File),
     /// Nothing in particular: the op tries again until another CPU is done.
@@ -39,6 +41,8 @@ impl fmt::Display for Wait {
             Wait::Migration(page) => write!(f, "page {} is under migration", page.0),
             Wait::Frozen(page) => write!(f, "the count of page {} is frozen", page.0),
             Wait::HugetlbFault(file) => write!(f, "hugetlb_fault_mutex of {}", file.name()),
+            Wait::Rmap(Some(file)) => write!(f, "i_mmap_rwsem of {}", file.name()),
+            Wait::Rmap(None) => f.write_str("the lock of an anon_vma"),
             Wait::Inode(file) => write!(f, "i_rwsem of {}", file.name()),
             Wait::Retries => f.write_str("it tries again until the op around it is done"),
             Wait::InterruptsOff => f.write_str("interrupts are off on the other CPU"),

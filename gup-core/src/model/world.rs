@@ -10,7 +10,7 @@ use super::pgtable::Tables;
 use super::swap::Swap;
 use super::vmstat::NodeStat;
 use super::zone::Zone;
-use crate::atomic::{Atomic32, IrqsOff, Statistic};
+use crate::atomic::{Atomic32, IrqsOff, RawLock, Statistic};
 use crate::flags::Pg;
 use crate::sync::{Locked, OwnCpu};
 
@@ -28,6 +28,8 @@ pub struct World {
     pub(crate) zone: Locked<Zone>,
     pub(crate) lru: OwnCpu<Lru>,
     pub(crate) swap: Locked<Swap>,
+    /// Keeps the VMAs of anonymous pages. C: anon_vma->root->rwsem
+    pub(crate) anon_vma: RawLock,
     /// Pageblocks of type MIGRATE_ISOLATE, one bit each.
     pub(crate) isolated_blocks: Atomic32,
     pub(crate) vmstat: [Statistic; NodeStat::COUNT],
@@ -48,6 +50,7 @@ impl World {
             zone: Locked::new(Zone::new(&limits)),
             lru: OwnCpu::new(Lru::new()),
             swap: Locked::new(Swap::new()),
+            anon_vma: RawLock::new(),
             isolated_blocks: Atomic32::new(0),
             vmstat: std::array::from_fn(|_| Statistic::new()),
             irqs_off: IrqsOff::new(limits.cpus),
@@ -80,6 +83,7 @@ impl World {
         *self.zone.lock() = Zone::new(&self.limits);
         *self.lru.lock() = Lru::new();
         *self.swap.lock() = Swap::new();
+        self.anon_vma.reset();
         self.isolated_blocks.set(0);
         for v in &self.vmstat {
             v.set(0);
@@ -105,6 +109,7 @@ impl World {
         *self.zone.lock() = other.zone.lock().clone();
         *self.lru.lock() = other.lru.lock().clone();
         *self.swap.lock() = other.swap.lock().clone();
+        self.anon_vma.copy_from(&other.anon_vma);
         self.isolated_blocks.set(other.isolated_blocks.read());
         for (to, from) in self.vmstat.iter().zip(&other.vmstat) {
             to.set(from.read());
