@@ -6,10 +6,11 @@
 //! generator knows what kinds of steps such an op takes, and that early ones
 //! are reached more often than late ones.
 
+use gup_core::model::mmap::{Kind, Prot};
 use gup_core::step::StepKind;
 
-use super::{Generator, Place, Taste};
-use crate::scenario::{MAX_OPS, Op, Range, Scenario, Unpin, What, Window, end_of_group};
+use super::{Generator, Mapped, Place, Taste};
+use crate::scenario::{MAX_OPS, Op, PAGES, Range, Scenario, Unpin, What, Window, end_of_group};
 
 /// Steps of a walk without locks, and of grabbing what it finds.
 const FAST: &[StepKind] = &[
@@ -80,26 +81,52 @@ fn steps_of(what: &What) -> &'static [StepKind] {
 }
 
 impl Generator {
-    /// Draws a scenario with windows.
+    /// Draws a scenario with windows: memory is brought into some state, ops
+    /// meet, and what came of it is looked at.
     pub fn race(&mut self, out: &mut Scenario) {
         out.ops.clear();
         let taste = self.busy();
-        let place = self.place(taste);
-        let op = Self::mmap(place.range, gup_core::model::mmap::Prot::ReadWrite, place.kind);
-        self.push(out, op, taste);
+        let places = [self.race_place(taste), self.race_place(taste)];
+        let used = if self.one_in(3) { &places[..] } else { &places[..1] };
+        for place in used {
+            self.push(out, Self::mmap(place.range, Prot::ReadWrite, place.kind), taste);
+        }
         if !self.one_in(4) {
-            self.push(out, What::Write(place.range), taste);
+            self.push(out, What::Write(places[0].range), taste);
         }
         if self.one_in(3) {
             self.push(out, What::LruAddDrainAll, taste);
         }
-        for _ in 0..self.rng.usize(1..=8) {
-            let what = self.what(place, taste);
+        for _ in 0..self.rng.u8(0..4) {
+            let range = self.range(places[0]);
+            let what = self.disturbance(range, places[0], taste);
             self.push(out, what, taste);
-            if self.one_in(2) {
-                self.open_window(out, out.ops.len() - 1, place, taste);
-            }
         }
+        for _ in 0..=self.rng.u8(0..2) {
+            let range = self.range(places[0]);
+            let what = match self.rng.bool() {
+                true => self.call(range),
+                false => self.disturbance(range, places[0], taste),
+            };
+            self.push(out, what, taste);
+            self.open_window(out, out.ops.len() - 1, used, taste);
+        }
+        for _ in 0..self.rng.u8(0..4) {
+            let what = self.what(places[0], taste);
+            self.push(out, what, taste);
+        }
+    }
+
+    /// Small pages, or just as often room for a huge one, at its beginning.
+    fn race_place(&mut self, taste: Taste) -> Place {
+        let mut place = self.place(taste);
+        if self.rng.bool() {
+            let page = self.rng.u8(0..PAGES / 8) * 8;
+            let kind = self.pick(&[Kind::Anon, Kind::AnonThp]);
+            place.range = Range { page, pages: 8, ..place.range };
+            place.kind = Mapped::Kind(kind);
+        }
+        place
     }
 
     fn busy(&mut self) -> Taste {
@@ -113,7 +140,7 @@ impl Generator {
     }
 
     /// Lets one to three ops run in a window of op `at`, which is in none.
-    fn open_window(&mut self, s: &mut Scenario, at: usize, place: Place, taste: Taste) {
+    fn open_window(&mut self, s: &mut Scenario, at: usize, places: &[Place], taste: Taste) {
         let kinds = steps_of(&s.ops[at].what);
         if kinds.is_empty() {
             return;
@@ -121,6 +148,7 @@ impl Generator {
         let window = Window { kind: self.pick(kinds), nth: self.nth() };
         let mut more = true;
         while more && s.ops.len() < MAX_OPS {
+            let place = self.pick(places);
             let range = self.range(place);
             let what = self.disturbance(range, place, taste);
             let end = end_of_group(&s.ops, at);
@@ -133,7 +161,7 @@ impl Generator {
 
     /// Which step of its kind.
     fn nth(&mut self) -> u16 {
-        let most = self.pick(&[1, 2, 4, 8, 16, 64]);
+        let most = self.pick(&[1, 1, 2, 4, 8, 32]);
         self.rng.u16(1..=most)
     }
 
@@ -173,8 +201,8 @@ impl Generator {
         let Some(window) = s.ops[at].at else {
             let taste = self.busy();
             let range = self.some_range(s, at, taste);
-            let kind = super::Mapped::Kind(gup_core::model::mmap::Kind::Anon);
-            self.open_window(s, around, Place { range, kind }, taste);
+            let kind = Mapped::Kind(Kind::Anon);
+            self.open_window(s, around, &[Place { range, kind }], taste);
             return;
         };
         s.ops[at].at = Some(match self.rng.u8(0..4) {
@@ -183,5 +211,32 @@ impl Generator {
             2 => Window { nth: (window.nth - 1).max(1), ..window },
             _ => Window { nth: self.nth(), ..window },
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gup_core::history::Base;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_step_has_windows_and_every_scenario_survives() {
+        let (mut g, mut s) = (Generator::new(1, Base::V6_12), Scenario::default());
+        let mut drawn = [false; StepKind::ALL.len()];
+        for i in 0..20_000 {
+            match i % 2 {
+                0 => g.race(&mut s),
+                _ => g.mutate_race(&mut s),
+            }
+            assert!(s.ops.first().is_none_or(|op| op.at.is_none()));
+            assert_eq!(Scenario::decode(&s.encode()).ops, s.ops);
+            s.ops.iter().filter_map(|op| op.at).for_each(|at| drawn[at.kind as usize] = true);
+        }
+        let missing: Vec<_> = StepKind::ALL.iter().filter(|&&k| !drawn[k as usize]).collect();
+        assert!(
+            missing.iter().all(|k| matches!(k, StepKind::IrqSave | StepKind::Signal)),
+            "{missing:?}"
+        );
     }
 }
