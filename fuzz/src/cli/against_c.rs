@@ -146,19 +146,20 @@ mod with_c {
         explain(against, ops)
     }
 
-    /// Half of the scenarios are drawn, half are earlier ones changed.
+    /// Half of the scenarios have windows; half are earlier ones changed.
     fn worker(seed: u64, ops: u64, tell: impl Fn(String)) -> OpsRun {
         let mut against = against_c();
         let mut generator = Generator::new(seed, Base::V6_12);
         let (mut scenario, mut n) = (Scenario::default(), 0u64);
         while against.ops_run().compared() < ops {
             n += 1;
-            if n % 2 == 0 {
-                generator.mutate(&mut scenario);
-                scenario.ops.truncate(MAX_OPS);
-            } else {
-                generator.scenario(&mut scenario);
+            match n % 4 {
+                0 => generator.scenario(&mut scenario),
+                1 => generator.mutate(&mut scenario),
+                2 => generator.race(&mut scenario),
+                _ => generator.mutate_race(&mut scenario),
             }
+            scenario.ops.truncate(MAX_OPS);
             if let Some(told) = compare(&mut against, &scenario.ops) {
                 tell(told);
                 break;
