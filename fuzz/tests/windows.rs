@@ -100,6 +100,28 @@ fn several_windows_may_be_in_one_op_and_at_one_step() {
     assert_eq!(said[4], "5     at data 1 unpin_user_pages h1");
 }
 
+/// The THP has no target as a whole, so it is split and its parts move.
+#[test]
+fn a_page_may_go_while_migration_splits_its_thp() {
+    for kernel in KERNELS {
+        let mut ran = 0;
+        for kind in ["ref-add", "ref-dec-and-test", "unlock"] {
+            for nth in 1..=40 {
+                let said = lines(
+                    kernel,
+                    &format!(
+                        "mmap m0 0x0 8 rw private anon thp\nwrite m0 0x0 8\n\
+                         h0 = pin_user_pages_remote m0 0x0 2 FOLL_LONGTERM fail alloc 1\n\
+                         at {kind} {nth} madvise m0 0x1000 1 dontneed\n"
+                    ),
+                );
+                ran += usize::from(said[3].ends_with("dontneed"));
+            }
+        }
+        assert!(ran > 40, "{kernel}: {ran}");
+    }
+}
+
 #[test]
 fn windows_survive_text_and_bytes() {
     let scenario = format!(

@@ -18,6 +18,7 @@ use super::fork::page_needs_cow_for_dma;
 use super::limits::{HPAGE_PMD_NR, HPAGE_PMD_ORDER, PMD_SIZE};
 use super::lru::lru_cache_add;
 use super::memory::cow_broken;
+use super::migrate::PageList;
 use super::mm::{Vma, anon_vma_prepare};
 use super::mmap::vma_wants_manual_pte_write_upgrade;
 use super::page::{
@@ -236,14 +237,28 @@ fn split_pmd_migration(cpu: &Cpu, pmdp: PmdPtr, table: Pmd, old: Pmd) {
     pmdp.set(cpu, table);
 }
 
+/// [`split_huge_page_to_list`] of a page that is on the LRU.
+/// C: split_huge_page(), linux/huge_mm.h
+///
+/// # Errors
+/// As there.
+pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+    split_huge_page_to_list(cpu, page, None)
+}
+
 /// Splits a compound page of anonymous memory into small ones. The caller
-/// holds a reference on `page` and its lock; both survive, on `page`.
+/// holds a reference on `page` and its lock; both survive, on `page`. If it
+/// has isolated the page, its tails are isolated, too, and join `list`.
 /// C: split_huge_page_to_list(), mm/huge_memory.c
 ///
 /// # Errors
 /// `EBUSY`, since v6.12 `EAGAIN`, if anybody else holds a reference that is
 /// not a mapping.
-pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+pub fn split_huge_page_to_list(
+    cpu: &Cpu,
+    page: Page,
+    list: Option<&mut PageList>,
+) -> Result<(), Errno> {
     let head = compound_head(cpu, page);
     if !page_anon(cpu, head) {
         return Err(Errno::EBUSY);
@@ -263,7 +278,7 @@ pub fn split_huge_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
         rmap_unlock_write(cpu, place.file());
         return busy;
     }
-    __split_huge_page(cpu, head, nr);
+    __split_huge_page(cpu, head, nr, list);
     remove_migration_ptes_locked(cpu, head, head, place, nr, cpu.since(Base::V6_12));
     rmap_unlock_write(cpu, place.file());
     for i in 0..nr {
@@ -288,8 +303,9 @@ fn extra_pins(cpu: &Cpu, head: Page) -> i32 {
 }
 
 /// Takes a frozen compound page apart: head and tails end with one reference
-/// each, locked. C: __split_huge_page(), mm/huge_memory.c
-pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
+/// each, tails on `list` with that of the isolation besides, locked.
+/// C: __split_huge_page(), mm/huge_memory.c
+pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64, mut list: Option<&mut PageList>) {
     let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::LOCKED | Pg::SWAPCACHE;
     let f = cpu.world.frame(head);
     let lru = test_flag(cpu, head, Pg::LRU);
@@ -306,7 +322,12 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64) {
         smp_wmb();
         tail.compound_head.set(0);
         page_ref_unfreeze(cpu, head.nth(i), 1 + cached);
-        if lru {
+        // C: lru_add_page_tail(): the list's reference is there before anybody
+        // can map the tail, or give it up
+        if let Some(list) = &mut list {
+            get_page(cpu, head.nth(i));
+            list.add_tail(head.nth(i));
+        } else if lru {
             set_flag(cpu, head.nth(i), Pg::LRU);
         }
     }

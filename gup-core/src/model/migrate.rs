@@ -16,7 +16,7 @@
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::{File, replace_page_cache};
-use super::huge_memory::split_huge_page;
+use super::huge_memory::split_huge_page_to_list;
 use super::hugetlb::{
     alloc_hugetlb_folio, folio_putback_active_hugetlb, is_hugetlb, isolate_hugetlb,
 };
@@ -166,23 +166,9 @@ fn split_isolated(cpu: &Cpu, page: Page, from: &mut PageList) -> Result<(), Errn
     if !trylock_page(cpu, page) {
         return Err(Errno::EBUSY);
     }
-    let nr = compound_nr(cpu, page);
-    // C: the list argument of split_huge_page_to_list(): tails are isolated,
-    // which takes a reference on each.
-    let ret = split_huge_page(cpu, page);
+    let ret = split_huge_page_to_list(cpu, page, Some(from));
     unlock_page(cpu, page);
-    ret?;
-    for i in 1..nr {
-        let tail = page.nth(i);
-        // A tail that nobody maps was freed by the split.
-        if page_count(cpu, tail) == 0 {
-            mod_node_page_state(cpu, NodeStat::NR_ISOLATED_ANON, -1);
-            continue;
-        }
-        super::page::get_page(cpu, tail);
-        from.add_tail(tail);
-    }
-    Ok(())
+    ret
 }
 
 /// C: unmap_and_move(), mm/migrate.c

@@ -49,7 +49,7 @@ fn race(kernel: Kernel, order: u32) -> Verdict {
 fn split_off(cpu: &Cpu, head: Page, page: Page, nr: u64) {
     assert!(trylock_page(cpu, page), "nobody else locks pages here");
     if page_ref_freeze(cpu, head, 1) {
-        __split_huge_page(cpu, head, nr);
+        __split_huge_page(cpu, head, nr, None);
         for subpage in (0..nr).map(|i| head.nth(i)).filter(|&p| p != page) {
             unlock_page(cpu, subpage);
             put_page(cpu, subpage);
