@@ -192,7 +192,7 @@ fn loom(kernel: Kernel) -> Result<(u64, Vec<String>), Failure> {
     Ok((count, failures))
 }
 
-/// Reads `loom: NAME: N interleavings, ...`. Tests that are there to fail on
+/// Reads `loom: NAME on KERNEL: N interleavings, ...`. Tests that are there to fail on
 /// kernels of their own say so, and tell nothing of this one.
 fn loom_results(output: &str) -> (u64, Vec<String>) {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
@@ -338,12 +338,12 @@ mod tests {
     fn the_output_of_the_loom_tests_is_understood() {
         let output = "\
 running 3 tests
-test holds ... loom: a::holds: 12 interleavings, all, 0.01 s
+test holds ... loom: a::holds on v5.15: 12 interleavings, all, 0.01 s
 ok
-test found_without ... loom: a::found_without: 5 interleavings, stopped, all, 0.01 s
-loom: a::found_without: found accounting of page 1
+test found_without ... loom: a::found_without on v5.15 fixed without c24d37322548: 5 interleavings, stopped, all, 0.01 s
+loom: a::found_without on v5.15 fixed without c24d37322548: found accounting of page 1
 ok
-test bad ... loom: a::bad: 7 interleavings, stopped, all, 0.01 s
+test bad ... loom: a::bad on v5.15: 7 interleavings, stopped, all, 0.01 s
 FAILED
 
 failures:
