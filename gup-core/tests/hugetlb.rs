@@ -237,6 +237,15 @@ fn truncation_leaves_a_pinned_huge_page_to_its_pin() {
 }
 
 #[test]
+fn a_mapping_that_is_refused_makes_no_file_longer() {
+    with_mapping(File::Hugetlb, false, |cpu| {
+        truncate(cpu, File::Hugetlb, 0).unwrap();
+        assert_eq!(map(cpu, A, File::Hugetlb, false, Prot::ReadWrite), Err(Errno::EEXIST));
+        assert_eq!(cpu.world.file_pages(File::Hugetlb), 0);
+    });
+}
+
+#[test]
 fn mmap_for_writing_makes_the_file_longer() {
     with_mapping(File::Hugetlb, true, |cpu| {
         truncate(cpu, File::Hugetlb, 0).unwrap();

@@ -363,6 +363,10 @@ impl Run {
                 let anon = row.flags & SeenFlags::ANON.bits() != 0;
                 Answer::Failed(if anon { libc::EBUSY } else { libc::EINVAL })
             }
+            // madvise(2) refuses hugetlbfs; the model finds it on no LRU list.
+            Answer::Failed(libc::EINVAL) if row.flags & SeenFlags::HUGETLB.bits() != 0 => {
+                Answer::Failed(libc::EBUSY)
+            }
             answer => answer,
         }
     }

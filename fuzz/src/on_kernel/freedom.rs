@@ -31,12 +31,11 @@ struct Freedom {
 const FREEDOMS: &[Freedom] = &[
     Freedom {
         // The model has few VMAs, few page-table pages and short files of
-        // hugetlbfs; it says so before it looks what is there.
+        // hugetlbfs.
         name: "the model's tables or files are full",
         explains: |ops, d| {
             let tables = |op: &Op| matches!(op.name(), "mmap" | "munmap" | "mprotect" | "fork");
-            let other = matches!(d.kernel.as_str(), "done" | "-> EEXIST");
-            let full = d.what == "answer" && d.model == "-> ENOMEM" && other;
+            let full = d.what == "answer" && d.model == "-> ENOMEM" && d.kernel == "done";
             full && ops.last().is_some_and(tables)
         },
     },
@@ -57,6 +56,17 @@ const FREEDOMS: &[Freedom] = &[
             let normal = |op: &Op| op.what == What::Prefer(Prefer::Normal);
             let full = d.what == "movable" && d.model == "1" && d.kernel == "0";
             full && ops.iter().any(normal)
+        },
+    },
+    Freedom {
+        // Pages of zeroes need no room in swap since v6.12, and are free at
+        // once; what comes back is another page, a small one.
+        name: "0ca0c24e3211: zeroes come back from swap as another page",
+        explains: |ops, d| {
+            let swapout = |op: &Op| matches!(op.what, What::Swapout(_));
+            let small = d.what == "order" && d.model == "9" && d.kernel == "0";
+            let movable = d.what == "movable" && d.model == "0" && d.kernel == "1";
+            (small || movable) && ops.iter().any(swapout)
         },
     },
     Freedom {
@@ -174,6 +184,12 @@ mod tests {
         let movable = difference("movable", "0", "1");
         assert_eq!(why(&collapse, &movable), Some("a collapse stays on its node"));
         assert_eq!(why(&collapse[1..], &movable), None);
+        let swapped = ["swapout m0 0x0", "read m0 0x0 1"].map(|l| l.parse().unwrap());
+        assert!(why(&swapped, &difference("order", "9", "0")).is_some());
+        assert_eq!(why(&swapped[1..], &difference("order", "9", "0")), None);
+        assert_eq!(why(&swapped, &difference("order", "0", "9")), None);
+        assert!(why(&swapped, &difference("movable", "0", "1")).is_some());
+        assert_eq!(why(&swapped, &difference("movable", "1", "0")), None);
         let full = difference("movable", "1", "0");
         let place = "the model's memory without movable pages is full";
         assert_eq!(why(&collapse[..2], &full), Some(place));

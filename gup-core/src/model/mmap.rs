@@ -191,14 +191,14 @@ pub fn mmap_file(
         if !cpu.since(Base::V6_12) || !fits(addr) || !fits(pages * PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
-        if prot == Prot::ReadWrite {
-            hugetlb::grow(cpu, map.file, pgoff + pages)?;
-        }
     }
     let backing = Backing::new(map.file, pgoff);
     mmap_region(cpu, mm, addr, pages, flags, backing, |vma| {
         if vma.is_hugetlb() {
             hugetlb::make_room(cpu, vma);
+            if prot == Prot::ReadWrite {
+                hugetlb::grow(cpu, map.file, pgoff + pages)?;
+            }
         }
         Ok(())
     })
