@@ -360,9 +360,10 @@ impl Process {
         if let Err(e) = self.device.walk(Pid::this(), at, &mut row) {
             return Answer::Failed(e as i32);
         }
-        let (at, len) = match row[0].order {
-            0 => (at, self.bytes(r).get()),
-            _ => (at & !(HPAGE - 1), HPAGE as usize),
+        let huge = row[0].flags & SeenFlags::HUGE.bits() != 0;
+        let (at, len) = match huge {
+            true => (at & !(HPAGE - 1), HPAGE as usize),
+            false => (at, self.bytes(r).get()),
         };
         // SAFETY: the scenario's own memory keeps its contents.
         let asked = unsafe { libc::madvise(at as *mut c_void, len, libc::MADV_PAGEOUT) };
