@@ -2,6 +2,7 @@
 //! `cargo gup confirm`: reproducers on a real kernel, beside the model.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use clap::Args;
 use gup_core::history::{Base, Kernel};
 
 use super::replay::read;
-use super::{Failure, Outcome, Verdict, root};
+use super::{Failure, Outcome, Verdict, quoted, root};
 use crate::exec::{State, Trace};
 use crate::on_kernel::compare::{Difference, answer_text, compare, model, outcome_text};
 use crate::on_kernel::express::{Version, not_expressible, not_expressible_in, scale};
@@ -30,10 +31,10 @@ finding happens there, or the kernel does what no model does.
 
 Examples:
   cargo gup confirm gup-out/finding-1/reproducer.gup
-  cargo gup confirm --kernel-image 6.1 fuzz/regressions/*.gup
+  cargo gup confirm --brief fuzz/seeds fuzz/regressions
   cargo gup confirm --vmlinux linux/vmlinux --headers linux finding.gup")]
 pub struct Confirm {
-    /// Reproducers (.gup), or raw inputs of cargo fuzz
+    /// Reproducers (.gup), folders of them, or raw inputs of cargo fuzz
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -90,6 +91,29 @@ pub(super) fn beside(version: Version) -> Kernel {
     }
 }
 
+/// The files, and the reproducers in the folders among them.
+fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut all = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            all.push(path.clone());
+            continue;
+        }
+        let next = format!("ls {}", quoted(path));
+        let entries = fs::read_dir(path)
+            .and_then(|dir| dir.map(|e| Ok(e?.path())).collect::<Result<Vec<_>, _>>())
+            .map_err(|e| Failure::new(format!("{}: {e}", path.display()), &next))?;
+        let gup = |p: &PathBuf| p.extension().is_some_and(|e| e == "gup");
+        let mut found: Vec<PathBuf> = entries.into_iter().filter(gup).collect();
+        if found.is_empty() {
+            return Err(Failure::new(format!("{}: no reproducers in it", path.display()), next));
+        }
+        found.sort();
+        all.extend(found);
+    }
+    Ok(all)
+}
+
 /// What became of a file, and whether that is a violation.
 struct Confirmed {
     text: String,
@@ -110,12 +134,13 @@ type Programs = BTreeMap<usize, Program>;
 impl Confirm {
     pub(super) fn run(self) -> Outcome {
         let start = Instant::now();
-        let files: Result<Vec<_>, _> = self.files.iter().map(|f| read(f, None)).collect();
+        let paths = expand(&self.files)?;
+        let files: Result<Vec<_>, _> = paths.iter().map(|f| read(f, None)).collect();
         let files = files?;
         let (mut guest, version) = self.machine.guest()?;
         let programs = if self.c { bring_programs(&mut guest, &files)? } else { Programs::new() };
         let mut all = Vec::new();
-        for (i, (path, r)) in self.files.iter().zip(&files).enumerate() {
+        for (i, (path, r)) in paths.iter().zip(&files).enumerate() {
             println!("{}, on {}\n", path.display(), guest.release());
             let program = programs.get(&i).map(|p| (i, p));
             let confirmed = self.confirm(&mut guest, version, r, program)?;
@@ -294,4 +319,21 @@ fn verdict(
     let first = &from_base[0];
     let text = format!("differs from {base_text} after op {}: {first}", first.op + 1);
     Confirmed::new(text, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_stands_for_the_reproducers_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        assert!(expand(&[dir.path().into()]).unwrap_err().message.contains("no reproducers"));
+        for name in ["b.gup", "a.gup", "README"] {
+            fs::write(file(name), "").unwrap();
+        }
+        let all = expand(&["raw".into(), dir.path().into()]).unwrap();
+        assert_eq!(all, ["raw".into(), file("a.gup"), file("b.gup")]);
+    }
 }
