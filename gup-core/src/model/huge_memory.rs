@@ -158,24 +158,25 @@ pub fn touch_pmd(cpu: &Cpu, pmdp: PmdPtr, write: bool) {
 /// Maps the pages of a THP by PTEs instead of one PMD; the page stays whole.
 /// C: __split_huge_pmd(), mm/huge_memory.c
 pub fn split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
-    __split_huge_pmd(cpu, vma, pmdp, false);
+    __split_huge_pmd(cpu, vma, pmdp, false, None);
 }
 
-/// The same for unmap_page(): on v6.12 by migration entries at once, where
-/// the page may lose its exclusivity. C: split_huge_pmd_address(freeze)
-pub(crate) fn split_huge_pmd_freeze(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr) {
+/// The same for unmap_page(), if `page` is still mapped there: on v6.12 by
+/// migration entries at once, where it may lose its exclusivity.
+/// C: split_huge_pmd_address(freeze)
+pub(crate) fn split_huge_pmd_freeze(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, page: Page) {
     // PORT: v5.15 freezes here, too; the model leaves that to the caller.
-    __split_huge_pmd(cpu, vma, pmdp, cpu.since(Base::V6_12));
+    __split_huge_pmd(cpu, vma, pmdp, cpu.since(Base::V6_12), Some(page));
 }
 
-fn __split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, freeze: bool) {
+fn __split_huge_pmd(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, freeze: bool, page: Option<Page>) {
     let table = pgtable_trans_huge_withdraw(cpu);
     let ptl = pmd_lock(cpu, pmdp);
     let old = pmdp.read(cpu);
-    if old.trans_huge() {
+    if old.trans_huge() && page.is_none_or(|page| page == old.pfn()) {
         __split_huge_pmd_locked(cpu, vma, pmdp, table, freeze);
         spin_unlock(cpu, ptl);
-    } else if old.is_migration() && !freeze {
+    } else if old.is_migration() && page.is_none() {
         split_pmd_migration(cpu, pmdp, table, old);
         spin_unlock(cpu, ptl);
     } else {

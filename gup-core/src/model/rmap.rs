@@ -383,7 +383,7 @@ fn migrate_mappings(cpu: &Cpu, head: Page, place: RmapPlace, how: Unmap) -> bool
             let pmd = pmdp.read(cpu);
             if pmd.trans_huge() && pmd.pfn() == head {
                 if how == Unmap::SplitHugePmd {
-                    split_huge_pmd_freeze(cpu, &vma, pmdp);
+                    split_huge_pmd_freeze(cpu, &vma, pmdp, head);
                 } else if let Some(done) = set_pmd_migration_entry(cpu, pmdp, head) {
                     if done {
                         continue;
