@@ -4,7 +4,7 @@
 //!
 //! Each address space is a process, and every op is a step that one of them
 //! does in its turn. Addresses are scaled as in a guest ([`on_kernel`]). Its
-//! exit status tells a kernel with the bug from one without: see [`check`].
+//! exit status tells a kernel with the bug from one without: see the module `check`.
 //!
 //! [`on_kernel`]: crate::on_kernel
 
