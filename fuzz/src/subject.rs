@@ -43,6 +43,42 @@ pub trait Subject {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Port;
 
+/// Gives pages back through one of the two texts of v6.12's functions.
+macro_rules! unpin_v6_12 {
+    ($gup:path, $cpu:expr, $how:expr, $pages:expr) => {{
+        use $gup as gup;
+        let (cpu, how, pages): (&Cpu, Unpin, &[Page]) = ($cpu, $how, $pages);
+        match how {
+            Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
+            Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
+            Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
+            Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
+            Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
+            Unpin::RangeDirtyLock | Unpin::RangeClean => {
+                for run in runs(pages) {
+                    let make_dirty = how == Unpin::RangeDirtyLock;
+                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
+                }
+            }
+            Unpin::Folio => folios(cpu, pages).for_each(|folio| gup::unpin_folio(cpu, folio)),
+            Unpin::Folios => {
+                let folios: Vec<Folio> = folios(cpu, pages).collect();
+                gup::unpin_folios(cpu, &folios, Ok(folios.len()));
+            }
+            Unpin::UserFolio => {
+                let folios: Vec<Folio> = folios(cpu, pages).collect();
+                for run in folios.chunk_by(|a, b| a == b) {
+                    gup::unpin_user_folio(cpu, run[0], run.len());
+                }
+            }
+            Unpin::FoliosError => {
+                let folios: Vec<Folio> = folios(cpu, pages).collect();
+                gup::unpin_folios(cpu, &folios, Err(Errno::ENOMEM));
+            }
+        }
+    }};
+}
+
 impl Subject for Port {
     fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
         match cpu.kernel.base() {
@@ -54,7 +90,7 @@ impl Subject for Port {
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         match cpu.kernel.base() {
             Base::V5_15 => unpin_v5_15(cpu, how, pages),
-            Base::V6_12 => unpin_v6_12(cpu, how, pages),
+            Base::V6_12 => unpin_v6_12!(gup_core::gup::v6_12, cpu, how, pages),
         }
     }
 
@@ -150,38 +186,6 @@ fn call_v6_12(cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
         // The executor skips calls that the base does not have.
         Call::GetUserPagesLocked | Call::PinUserPagesLocked | Call::PinUserPagesFastOnly => {
             Err(Errno::EOPNOTSUPP)
-        }
-    }
-}
-
-fn unpin_v6_12(cpu: &Cpu, how: Unpin, pages: &[Page]) {
-    use gup_core::gup::v6_12 as gup;
-    match how {
-        Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
-        Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
-        Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-        Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
-        Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
-        Unpin::RangeDirtyLock | Unpin::RangeClean => {
-            for run in runs(pages) {
-                let make_dirty = how == Unpin::RangeDirtyLock;
-                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
-            }
-        }
-        Unpin::Folio => folios(cpu, pages).for_each(|folio| gup::unpin_folio(cpu, folio)),
-        Unpin::Folios => {
-            let folios: Vec<Folio> = folios(cpu, pages).collect();
-            gup::unpin_folios(cpu, &folios, Ok(folios.len()));
-        }
-        Unpin::UserFolio => {
-            let folios: Vec<Folio> = folios(cpu, pages).collect();
-            for run in folios.chunk_by(|a, b| a == b) {
-                gup::unpin_user_folio(cpu, run[0], run.len());
-            }
-        }
-        Unpin::FoliosError => {
-            let folios: Vec<Folio> = folios(cpu, pages).collect();
-            gup::unpin_folios(cpu, &folios, Err(Errno::ENOMEM));
         }
     }
 }
@@ -341,35 +345,7 @@ impl Subject for RealGup {
     }
 
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
-        use real_gup as gup;
-        match how {
-            Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
-            Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
-            Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-            Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
-            Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
-            Unpin::RangeDirtyLock | Unpin::RangeClean => {
-                for run in runs(pages) {
-                    let make_dirty = how == Unpin::RangeDirtyLock;
-                    gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
-                }
-            }
-            Unpin::Folio => folios(cpu, pages).for_each(|folio| gup::unpin_folio(cpu, folio)),
-            Unpin::Folios => {
-                let folios: Vec<Folio> = folios(cpu, pages).collect();
-                gup::unpin_folios(cpu, &folios, Ok(folios.len()));
-            }
-            Unpin::UserFolio => {
-                let folios: Vec<Folio> = folios(cpu, pages).collect();
-                for run in folios.chunk_by(|a, b| a == b) {
-                    gup::unpin_user_folio(cpu, run[0], run.len());
-                }
-            }
-            Unpin::FoliosError => {
-                let folios: Vec<Folio> = folios(cpu, pages).collect();
-                gup::unpin_folios(cpu, &folios, Err(Errno::ENOMEM));
-            }
-        }
+        unpin_v6_12!(real_gup, cpu, how, pages);
     }
 
     fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {

@@ -734,10 +734,10 @@ impl Proposal {
 
 macro_rules! safeguards {
     ($($(#[$doc:meta])* $name:ident = $slug:literal, $what:literal;)+) => {
-        /// A statement that keeps two CPUs apart, and that no kernel was ever
-        /// without. The loom tests leave it out to see that they notice: one
-        /// `if` at the statement, as for a defect, but a kernel without it is
-        /// nobody's kernel.
+        /// A statement that keeps two CPUs apart, and that no row of [`Defect`]
+        /// takes out by itself. The loom tests leave it out to see that they
+        /// notice: one `if` at the statement, as for a defect, but it stands
+        /// for no kernel that was released.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         pub enum Safeguard { $($(#[$doc])* $name),+ }
 
