@@ -74,7 +74,8 @@ macro_rules! holds {
 }
 
 /// Claims that a race breaks a rule of one oracle, and none of another before,
-/// on the fixed kernel of each base, changed by some words.
+/// on the fixed kernel of each base, changed by some words. On real threads no
+/// more than that it may break.
 ///
 /// `fails!("accounting", Bound::All, [V5_15], "without c24d37322548", race)`
 #[macro_export]
@@ -124,14 +125,14 @@ pub fn fails(
         match engine::explore(name, &text, kernel, bound, race.clone()) {
             Err(broken) => {
                 println!("loom: {name} on {text}: found {broken}");
-                let rule = "wrong for another reason";
-                assert_eq!(broken.oracle, oracle, "{name} on {text}: {rule}: {broken}");
+                // Threads take any order, and what breaks last in one may break first
+                // in another: only loom always comes to the same one.
+                let same = broken.oracle == oracle || cfg!(not(loom));
+                assert!(same, "{name} on {text}: not the {oracle} that is claimed: {broken}");
             }
-            Ok(()) if cfg!(loom) => {
-                panic!("{name} on {text}: nothing went wrong; the race misses what it is for")
-            }
-            // Only loom can promise that it does.
-            Ok(()) => {}
+            // Nor can threads promise to come to any.
+            Ok(()) if cfg!(not(loom)) => {}
+            Ok(()) => panic!("{name} on {text}: nothing went wrong; the race misses its point"),
         }
     }
 }
