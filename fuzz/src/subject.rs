@@ -16,7 +16,7 @@ use crate::scenario::{Call, CallOp, CallResult, Unpin, What};
 /// The arrays and pointers that go with a call.
 #[derive(Debug)]
 pub struct Args<'a> {
-    /// Receives the pages; `None` only where the op says `nopages`.
+    /// Receives the pages; `None` where the op says `nopages`.
     pub pages: Option<&'a mut [Page]>,
     /// Receives the VMAs, where the call has such an argument.
     pub vmas: Option<&'a mut [Vma]>,
@@ -166,23 +166,14 @@ fn call_v6_12(cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
         Call::GetUserPagesRemote => {
             gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
         }
-        Call::GetUserPagesFast => {
-            gup::get_user_pages_fast(cpu, start, nr, flags, pages.unwrap_or_default())
-        }
-        Call::GetUserPagesFastOnly => {
-            gup::get_user_pages_fast_only(cpu, start, nr, flags, pages.unwrap_or_default())
-        }
-        Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages.unwrap_or_default()),
-        Call::PinUserPagesUnlocked => {
-            gup::pin_user_pages_unlocked(cpu, start, nr, pages.unwrap_or_default(), flags)
-        }
+        Call::GetUserPagesFast => gup::get_user_pages_fast(cpu, start, nr, flags, pages),
+        Call::GetUserPagesFastOnly => gup::get_user_pages_fast_only(cpu, start, nr, flags, pages),
+        Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages),
+        Call::PinUserPagesUnlocked => gup::pin_user_pages_unlocked(cpu, start, nr, pages, flags),
         Call::PinUserPagesRemote => {
-            let pages = pages.unwrap_or_default();
             gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
         }
-        Call::PinUserPagesFast => {
-            gup::pin_user_pages_fast(cpu, start, nr, flags, pages.unwrap_or_default())
-        }
+        Call::PinUserPagesFast => gup::pin_user_pages_fast(cpu, start, nr, flags, pages),
         // The executor skips calls that the base does not have.
         Call::GetUserPagesLocked | Call::PinUserPagesLocked | Call::PinUserPagesFastOnly => {
             Err(Errno::EOPNOTSUPP)

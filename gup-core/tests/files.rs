@@ -310,9 +310,9 @@ fn secret_memory_is_never_handed_out_by_v6_12_either() {
         let slow = get_user_pages(cpu, 0, 1, Foll::WRITE, Some(&mut pages));
         mmap_read_unlock(cpu, A);
         assert_eq!(slow, Err(Errno::EFAULT));
-        let fast = get_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut pages);
+        let fast = get_user_pages_fast(cpu, 0, 1, Foll::WRITE, Some(&mut pages));
         assert_eq!(fast, Err(Errno::EFAULT));
-        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::empty(), &mut pages), Ok(0));
+        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::empty(), Some(&mut pages)), Ok(0));
         assert_eq!(pages, [Page::UNSET]);
         lru_add_drain_all(cpu);
     }

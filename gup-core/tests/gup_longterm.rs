@@ -61,14 +61,14 @@ fn pin(cpu: &Cpu, how: How, flags: Foll, pages: &mut [Page]) -> Result<usize, Er
     let new = cpu.since(Base::V6_12);
     if how == How::Fast {
         return if new {
-            v6_12::pin_user_pages_fast(cpu, 0, NR, flags, pages)
+            v6_12::pin_user_pages_fast(cpu, 0, NR, flags, Some(pages))
         } else {
             v5_15::pin_user_pages_fast(cpu, 0, NR, flags, pages)
         };
     }
     mmap_read_lock(cpu, MM);
     let n = if new {
-        v6_12::pin_user_pages(cpu, 0, NR, flags, pages)
+        v6_12::pin_user_pages(cpu, 0, NR, flags, Some(pages))
     } else {
         v5_15::pin_user_pages(cpu, 0, NR, flags, Some(pages), None)
     };

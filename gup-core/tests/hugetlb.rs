@@ -369,10 +369,13 @@ fn all_pages_under_one_leaf_are_pinned_as_one_folio() {
                 let pages = &mut pages[..nr as usize];
                 let all = Ok(pages.len());
                 if fast {
-                    assert_eq!(pin_user_pages_fast(cpu, 0, nr as usize, Foll::WRITE, pages), all);
+                    assert_eq!(
+                        pin_user_pages_fast(cpu, 0, nr as usize, Foll::WRITE, Some(pages)),
+                        all
+                    );
                 } else {
                     mmap_read_lock(cpu, A);
-                    assert_eq!(pin_user_pages(cpu, 0, nr as usize, Foll::WRITE, pages), all);
+                    assert_eq!(pin_user_pages(cpu, 0, nr as usize, Foll::WRITE, Some(pages)), all);
                     mmap_read_unlock(cpu, A);
                 }
                 assert!((0..nr).all(|i| pages[i as usize] == first.nth(i)));
@@ -393,7 +396,7 @@ fn a_longterm_pin_moves_a_huge_page_out_of_movable_memory() {
                 assert_eq!(place(cpu.world, old), Place::Movable);
                 let mut page = [Page::UNSET];
                 let flags = Foll::WRITE | Foll::LONGTERM;
-                assert_eq!(pin_user_pages_fast(cpu, PAGE_SIZE, 1, flags, &mut page), Ok(1));
+                assert_eq!(pin_user_pages_fast(cpu, PAGE_SIZE, 1, flags, Some(&mut page)), Ok(1));
                 assert_eq!(place(cpu.world, page[0]), Place::Normal);
                 assert_eq!(user_load(cpu, A, PAGE_SIZE), Ok((page[0], 7)));
                 unpin_user_pages(cpu, &page, Ok(1));

@@ -71,10 +71,10 @@ fn pin(cpu: &Cpu, call: Call, flags: Foll, pages: &mut [Page]) -> Result<usize, 
         mmap_read_lock(cpu, PARENT);
     }
     let n = match call {
-        Call::Locked => pin_user_pages(cpu, 0, nr, flags, pages),
-        Call::Unlocked => pin_user_pages_unlocked(cpu, 0, nr, pages, flags),
-        Call::Remote => pin_user_pages_remote(cpu, PARENT, 0, nr, flags, pages, None),
-        Call::Fast => pin_user_pages_fast(cpu, 0, nr, flags, pages),
+        Call::Locked => pin_user_pages(cpu, 0, nr, flags, Some(pages)),
+        Call::Unlocked => pin_user_pages_unlocked(cpu, 0, nr, Some(pages), flags),
+        Call::Remote => pin_user_pages_remote(cpu, PARENT, 0, nr, flags, Some(pages), None),
+        Call::Fast => pin_user_pages_fast(cpu, 0, nr, flags, Some(pages)),
     };
     if matches!(call, Call::Locked | Call::Remote) {
         mmap_read_unlock(cpu, PARENT);
@@ -162,7 +162,7 @@ fn a_longterm_pin_that_cannot_move_a_page_leaves_nothing_behind() {
             let fail = Fail { site: FailSite::Alloc, nth: 1 };
             let mut other = [Page::UNSET];
             if held {
-                assert_eq!(get_user_pages_fast(cpu, 0, 1, Foll::empty(), &mut other), Ok(1));
+                assert_eq!(get_user_pages_fast(cpu, 0, 1, Foll::empty(), Some(&mut other)), Ok(1));
             }
             cpu.begin_op(PARENT, (!held).then_some(fail));
             let mut pages = [Page::UNSET];
@@ -290,7 +290,7 @@ fn wrong_arguments_are_a_warning_and_no_page() {
             splat(cpu, "get_user_pages");
         }
         for flags in internal.into_iter().chain([Foll::GET, Foll::LONGTERM | Foll::PCI_P2PDMA]) {
-            assert_eq!(pin_user_pages(cpu, 0, 1, flags, pages), Ok(0), "{flags:?}");
+            assert_eq!(pin_user_pages(cpu, 0, 1, flags, Some(pages)), Ok(0), "{flags:?}");
             splat(cpu, "pin_user_pages");
         }
         let mut locked = false;
@@ -300,7 +300,7 @@ fn wrong_arguments_are_a_warning_and_no_page() {
         assert_eq!(get_user_pages(cpu, 0, 1, Foll::GET, None), Err(Errno::EINVAL));
         splat(cpu, "no array");
         mmap_read_unlock(cpu, PARENT);
-        let n = pin_user_pages_fast(cpu, 0, 1, Foll::DUMP, pages);
+        let n = pin_user_pages_fast(cpu, 0, 1, Foll::DUMP, Some(pages));
         assert_eq!(n, Err(Errno::EINVAL));
         splat(cpu, "pin_user_pages_fast");
         assert_eq!(*pages, [Page::UNSET]);
@@ -312,9 +312,9 @@ fn ranges_outside_of_user_space_are_refused() {
     with_process(Kind::Anon, |cpu| {
         let pages = &mut [Page::UNSET; 2];
         let top = u64::MAX - PAGE_SIZE + 1;
-        let n = get_user_pages_fast(cpu, top, 2, Foll::empty(), pages);
+        let n = get_user_pages_fast(cpu, top, 2, Foll::empty(), Some(pages));
         assert_eq!(n, Err(Errno::EOVERFLOW));
-        let n = get_user_pages_fast(cpu, TASK_SIZE - PAGE_SIZE, 2, Foll::empty(), pages);
+        let n = get_user_pages_fast(cpu, TASK_SIZE - PAGE_SIZE, 2, Foll::empty(), Some(pages));
         assert_eq!(n, Err(Errno::EFAULT));
         let n = get_user_pages_unlocked(cpu, 16 * PAGE_SIZE, 1, Some(pages), Foll::empty());
         assert_eq!(n, Err(Errno::EFAULT), "not mapped");
@@ -338,11 +338,11 @@ fn what_comes_before_a_hole_is_handed_out() {
 fn nofault_and_the_fast_path_alone_fault_nothing_in() {
     with_process(Kind::Anon, |cpu| {
         let pages = &mut [Page::UNSET];
-        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::WRITE, pages), Ok(0));
+        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::WRITE, Some(pages)), Ok(0));
         let n = get_user_pages_unlocked(cpu, 0, 1, Some(pages), Foll::WRITE | Foll::NOFAULT);
         assert_eq!((n, mapped_page(cpu, PARENT, 0)), (Err(Errno::EFAULT), None));
         let page = touched(cpu);
-        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::WRITE, pages), Ok(1));
+        assert_eq!(get_user_pages_fast_only(cpu, 0, 1, Foll::WRITE, Some(pages)), Ok(1));
         assert_eq!(*pages, [page]);
         put_page(cpu, page);
     });
@@ -358,7 +358,7 @@ fn locked_tells_whether_the_lock_was_dropped() {
             let (mut locked, mut pages) = (true, [Page::UNSET; 2]);
             mmap_read_lock(cpu, PARENT);
             let lock = Some(&mut locked);
-            let n = pin_user_pages_remote(cpu, PARENT, 0, 2, Foll::WRITE, &mut pages, lock);
+            let n = pin_user_pages_remote(cpu, PARENT, 0, 2, Foll::WRITE, Some(&mut pages), lock);
             assert_eq!((n, locked), (Ok(2), kept), "{site:?}");
             if locked {
                 mmap_read_unlock(cpu, PARENT);
@@ -454,7 +454,7 @@ fn unpinning_a_page_that_lost_its_exclusivity_is_a_bug_that_is_seen() {
         let page = touched(cpu);
         dup_mmap(cpu, PARENT, CHILD).unwrap();
         let mut got = [Page::UNSET];
-        assert_eq!(get_user_pages_fast(cpu, 0, 1, Foll::empty(), &mut got), Ok(1));
+        assert_eq!(get_user_pages_fast(cpu, 0, 1, Foll::empty(), Some(&mut got)), Ok(1));
         assert_eq!(got, [page]);
         folio_add_pin(cpu, Folio(page));
         unpin_user_page(cpu, page);

@@ -38,7 +38,7 @@ pub fn pin_user_pages_fast(cpu: &Cpu, addr: u64, flags: Foll) -> Held {
     let mut pages = [Page::UNSET];
     let n = match cpu.kernel.base() {
         Base::V5_15 => v5_15::pin_user_pages_fast(cpu, addr, 1, flags, &mut pages),
-        Base::V6_12 => v6_12::pin_user_pages_fast(cpu, addr, 1, flags, &mut pages),
+        Base::V6_12 => v6_12::pin_user_pages_fast(cpu, addr, 1, flags, Some(&mut pages)),
     };
     Held::pins(pages.into_iter().take(n.unwrap_or(0)))
 }
@@ -63,7 +63,7 @@ pub fn get_user_pages_fast_only(cpu: &Cpu, addr: u64, flags: Foll) -> Held {
     let n = match cpu.kernel.base() {
         Base::V5_15 => v5_15::get_user_pages_fast_only(cpu, addr, 1, flags, &mut pages),
         Base::V6_12 => {
-            v6_12::get_user_pages_fast_only(cpu, addr, 1, flags, &mut pages).unwrap_or(0)
+            v6_12::get_user_pages_fast_only(cpu, addr, 1, flags, Some(&mut pages)).unwrap_or(0)
         }
     };
     Held::gets(pages.into_iter().take(n))
@@ -75,7 +75,7 @@ pub fn pin_user_pages(cpu: &Cpu, addr: u64, flags: Foll) -> Held {
     mmap_read_lock(cpu, MM);
     let n = match cpu.kernel.base() {
         Base::V5_15 => v5_15::pin_user_pages(cpu, addr, 1, flags, Some(&mut pages), None),
-        Base::V6_12 => v6_12::pin_user_pages(cpu, addr, 1, flags, &mut pages),
+        Base::V6_12 => v6_12::pin_user_pages(cpu, addr, 1, flags, Some(&mut pages)),
     };
     mmap_read_unlock(cpu, MM);
     Held::pins(pages.into_iter().take(n.unwrap_or(0)))

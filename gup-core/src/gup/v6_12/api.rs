@@ -3,8 +3,9 @@
 //!
 //! All work on the current task's mm, except the `_remote` ones. `pages`
 //! receives the pages and must be at least `nr_pages` long; without it the
-//! pages are only faulted in. The answer is the number of pages, which may
-//! be fewer than asked for; an error only if there were none.
+//! pages are only faulted in, and who asks for references or pins is refused.
+//! The answer is the number of pages, which may be fewer than asked for; an
+//! error only if there were none.
 
 use super::faultin::__get_user_pages_locked;
 use super::longterm::__gup_longterm_locked;
@@ -158,15 +159,17 @@ pub fn pin_user_pages_remote(
     start: u64,
     nr_pages: usize,
     gup_flags: Foll,
-    pages: &mut [Page],
+    pages: Option<&mut [Page]>,
     locked: Option<&mut bool>,
 ) -> Result<usize, Errno> {
     let mut local_locked = true;
     let to_set = Foll::PIN | Foll::TOUCH | Foll::REMOTE;
+    let given = locked.as_deref();
 
-    let Some(gup_flags) = is_valid_gup_args(cpu, true, locked.as_deref(), gup_flags, to_set) else {
+    let Some(gup_flags) = is_valid_gup_args(cpu, pages.is_some(), given, gup_flags, to_set) else {
         return Ok(0);
     };
+    let pages = pages.unwrap_or_default();
     let locked = locked.unwrap_or(&mut local_locked);
     __gup_longterm_locked(cpu, mm, start, nr_pages, pages, locked, gup_flags)
 }
@@ -183,14 +186,15 @@ pub fn pin_user_pages(
     start: u64,
     nr_pages: usize,
     gup_flags: Foll,
-    pages: &mut [Page],
+    pages: Option<&mut [Page]>,
 ) -> Result<usize, Errno> {
     let mut locked = true;
 
-    let Some(gup_flags) = is_valid_gup_args(cpu, true, None, gup_flags, Foll::PIN) else {
+    let Some(gup_flags) = is_valid_gup_args(cpu, pages.is_some(), None, gup_flags, Foll::PIN)
+    else {
         return Ok(0);
     };
-    let mm = cpu.current_mm();
+    let (mm, pages) = (cpu.current_mm(), pages.unwrap_or_default());
     __gup_longterm_locked(cpu, mm, start, nr_pages, pages, &mut locked, gup_flags)
 }
 
@@ -205,15 +209,15 @@ pub fn pin_user_pages_unlocked(
     cpu: &Cpu,
     start: u64,
     nr_pages: usize,
-    pages: &mut [Page],
+    pages: Option<&mut [Page]>,
     gup_flags: Foll,
 ) -> Result<usize, Errno> {
     let mut locked = false;
     let to_set = Foll::PIN | Foll::TOUCH | Foll::UNLOCKABLE;
 
-    let Some(gup_flags) = is_valid_gup_args(cpu, true, None, gup_flags, to_set) else {
+    let Some(gup_flags) = is_valid_gup_args(cpu, pages.is_some(), None, gup_flags, to_set) else {
         return Ok(0);
     };
-    let mm = cpu.current_mm();
+    let (mm, pages) = (cpu.current_mm(), pages.unwrap_or_default());
     __gup_longterm_locked(cpu, mm, start, nr_pages, pages, &mut locked, gup_flags)
 }

@@ -474,13 +474,13 @@ pub fn get_user_pages_fast_only(
     start: u64,
     nr_pages: usize,
     gup_flags: Foll,
-    pages: &mut [Page],
+    pages: Option<&mut [Page]>,
 ) -> Result<usize, Errno> {
     let to_set = Foll::GET | Foll::FAST_ONLY;
-    let Some(gup_flags) = is_valid_gup_args(cpu, true, None, gup_flags, to_set) else {
+    let Some(gup_flags) = is_valid_gup_args(cpu, pages.is_some(), None, gup_flags, to_set) else {
         return Err(Errno::EINVAL);
     };
-    gup_fast_fallback(cpu, start, nr_pages, gup_flags, pages)
+    gup_fast_fallback(cpu, start, nr_pages, gup_flags, pages.unwrap_or_default())
 }
 
 /// References on pages of the current task, if possible without taking
@@ -495,12 +495,13 @@ pub fn get_user_pages_fast(
     start: u64,
     nr_pages: usize,
     gup_flags: Foll,
-    pages: &mut [Page],
+    pages: Option<&mut [Page]>,
 ) -> Result<usize, Errno> {
-    let Some(gup_flags) = is_valid_gup_args(cpu, true, None, gup_flags, Foll::GET) else {
+    let Some(gup_flags) = is_valid_gup_args(cpu, pages.is_some(), None, gup_flags, Foll::GET)
+    else {
         return Err(Errno::EINVAL);
     };
-    gup_fast_fallback(cpu, start, nr_pages, gup_flags, pages)
+    gup_fast_fallback(cpu, start, nr_pages, gup_flags, pages.unwrap_or_default())
 }
 
 /// [`get_user_pages_fast`] with pins.
@@ -514,10 +515,11 @@ pub fn pin_user_pages_fast(
     start: u64,
     nr_pages: usize,
     gup_flags: Foll,
-    pages: &mut [Page],
+    pages: Option<&mut [Page]>,
 ) -> Result<usize, Errno> {
-    let Some(gup_flags) = is_valid_gup_args(cpu, true, None, gup_flags, Foll::PIN) else {
+    let Some(gup_flags) = is_valid_gup_args(cpu, pages.is_some(), None, gup_flags, Foll::PIN)
+    else {
         return Err(Errno::EINVAL);
     };
-    gup_fast_fallback(cpu, start, nr_pages, gup_flags, pages)
+    gup_fast_fallback(cpu, start, nr_pages, gup_flags, pages.unwrap_or_default())
 }
