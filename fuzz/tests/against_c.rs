@@ -2,6 +2,9 @@
 //! The kernel's own mm/gup.c in the world of the port.
 #![cfg(feature = "real-gup")]
 
+#[path = "against_c/tables.rs"]
+mod tables;
+
 use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::history::{Base, Defect, Kernel};

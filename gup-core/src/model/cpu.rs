@@ -251,6 +251,11 @@ impl<'w> Cpu<'w> {
         self.splats.borrow_mut().clear();
     }
 
+    /// From now on `fail` is what fails, in place of what was armed before.
+    pub fn arm(&self, fail: Fail) {
+        self.fail.set(Some(fail));
+    }
+
     /// The current task's mm. C: current->mm
     #[inline]
     pub fn current_mm(&self) -> MmId {

@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What random scenarios say seldom or cannot say, as tables: all flags, odd
+//! arguments, counts about to overflow, borders between mappings, failures
+//! one after the other.
+
+use std::cell::Cell;
+
+use gup_core::errno::Errno;
+use gup_core::flags::Foll;
+use gup_core::gup::v6_12 as port;
+use gup_core::history::Base;
+use gup_core::model::cpu::{Fail, FailSite, Watch};
+use gup_core::model::filemap::File;
+use gup_core::model::folio::{Folio, folio_ref_add};
+use gup_core::model::limits::{PAGE_SIZE, TASK_SIZE};
+use gup_core::model::memory::user_store;
+use gup_core::model::mm::{MmId, mmap_read_lock};
+use gup_core::model::mmap::{FileMap, Kind, Prot, mm_alloc, mmap, mmap_file};
+use gup_core::model::pgtable::mapped_page;
+use gup_core::model::{Cpu, Limits, Page, World};
+use gup_core::splat::SplatKind;
+use gup_core::step::{Step, StepKind};
+use gup_fuzz::exec::{Executor, Outcome};
+use gup_fuzz::real::{against_c, differences};
+use gup_fuzz::repro::text;
+use gup_fuzz::scenario::{Call, CallOp, CallResult, Handle, Op, Range, What};
+use gup_fuzz::subject::{Args, Port, RealGup, Subject};
+
+use super::{kernel, same};
+
+const MM: MmId = MmId(0);
+
+/// The calls that the base has.
+fn calls() -> impl Iterator<Item = Call> {
+    Call::ALL.iter().copied().filter(|call| call.exists_in(Base::V6_12))
+}
+
+/// A call on pages of [`MM`].
+fn call(call: Call, page: u8, pages: u8, flags: Foll) -> CallOp {
+    let range = Range { mm: MM, page, pages };
+    CallOp { call, range, flags, locked: false, nopages: false, handle: Handle(0) }
+}
+
+/// What a call came to. A BUG ends it in the C, but not in the port: then
+/// only what was before it counts.
+#[derive(PartialEq, Debug)]
+struct Came {
+    /// The answer, the array, and `*locked`.
+    to: Option<(CallResult, Vec<Page>, Option<bool>)>,
+    splats: Vec<(SplatKind, &'static str, u32)>,
+    steps: Vec<Step>,
+}
+
+impl Came {
+    fn of(cpu: &Cpu, result: CallResult, pages: &[Page], locked: Option<bool>) -> Came {
+        let mut splats: Vec<_> =
+            cpu.splats().iter().map(|s| (s.kind, s.function, s.step)).collect();
+        let mut steps = cpu.recorded_steps().to_vec();
+        let mut to = Some((result, pages.to_vec(), locked));
+        if let Some(bug) = splats.iter().position(|s| s.0 == SplatKind::Bug) {
+            steps.truncate(splats[bug].2 as usize);
+            splats.truncate(bug + 1);
+            to = None;
+        }
+        Came { to, splats, steps }
+    }
+}
+
+/// A world for each subject, and what both are brought into.
+struct Twins {
+    start: World,
+    ours: World,
+    theirs: World,
+}
+
+impl Twins {
+    fn new(set: impl Fn(&Cpu)) -> Twins {
+        let [start, ours, theirs] = [(); 3].map(|()| World::new(Limits::FUZZ));
+        let cpu = Cpu::alone(&start, kernel(), 0);
+        mm_alloc(&cpu, MM).unwrap();
+        set(&cpu);
+        Twins { start, ours, theirs }
+    }
+
+    /// `run` is made to come to the same in both worlds. `what` tells which
+    /// row of a table it is.
+    fn same(&self, what: &dyn std::fmt::Debug, run: impl Fn(&Cpu, &dyn Subject) -> Came) -> Came {
+        let one = |world: &World, subject: &dyn Subject| {
+            world.copy_from(&self.start);
+            let cpu = Cpu::alone(world, kernel(), 0);
+            cpu.record_steps(true);
+            run(&cpu, subject)
+        };
+        let (ours, theirs) = (one(&self.ours, &Port), one(&self.theirs, &RealGup));
+        assert_eq!(ours, theirs, "the port, the C: {what:?}");
+        if ours.to.is_some() {
+            assert_eq!(self.ours.difference(&self.theirs), None, "{what:?}");
+        }
+        ours
+    }
+
+    /// The same of one call.
+    fn same_call(&self, op: &CallOp, locked: Option<bool>) -> Came {
+        self.same(&(op, locked), |cpu, subject| {
+            cpu.begin_op(MM, None);
+            make(cpu, subject, op, locked)
+        })
+    }
+}
+
+/// Makes a call; `locked` is what a `_remote` one is given to point to.
+fn make(cpu: &Cpu, subject: &dyn Subject, op: &CallOp, locked: Option<bool>) -> Came {
+    use Call::{GetUserPagesUnlocked, PinUserPagesUnlocked};
+    let mut pages = [Page::UNSET; 16];
+    let pages = &mut pages[..op.range.pages.into()];
+    let mut flag = locked;
+    let locks_itself =
+        op.call.fast() || matches!(op.call, GetUserPagesUnlocked | PinUserPagesUnlocked);
+    if !locks_itself {
+        mmap_read_lock(cpu, MM);
+    }
+    let array = (!op.nopages).then_some(&mut *pages);
+    let args = Args { pages: array, vmas: None, locked: flag.as_mut() };
+    let result = subject.call(cpu, op, args);
+    Came::of(cpu, result, pages, flag)
+}
+
+/// The table is about the text that the port follows.
+fn is_followed() -> bool {
+    differences().is_empty()
+}
+
+/// Small pages, a THP, holes, what nobody may write, a driver's pages, raw
+/// frame numbers, secret memory.
+fn mixed(cpu: &Cpu) {
+    mmap(cpu, MM, 0, 4, Prot::ReadWrite, Kind::Anon).unwrap();
+    mmap(cpu, MM, 8 * PAGE_SIZE, 8, Prot::ReadWrite, Kind::AnonThp).unwrap();
+    mmap(cpu, MM, 16 * PAGE_SIZE, 2, Prot::Read, Kind::Anon).unwrap();
+    mmap(cpu, MM, 24 * PAGE_SIZE, 5, Prot::ReadWrite, Kind::Driver).unwrap();
+    mmap(cpu, MM, 32 * PAGE_SIZE, 2, Prot::ReadWrite, Kind::Pfnmap).unwrap();
+    for page in [0, 2, 8] {
+        user_store(cpu, MM, page * PAGE_SIZE, 1).unwrap();
+    }
+}
+
+#[test]
+fn the_port_is_the_c_for_every_pair_of_flags() {
+    if !is_followed() {
+        return;
+    }
+    let twins = Twins::new(mixed);
+    let single: Vec<Foll> = Foll::all().iter().collect();
+    let (mut refused, mut served) = (0, 0);
+    for a in &single {
+        for b in single.iter().filter(|b| b.bits() >= a.bits()) {
+            for which in calls() {
+                for page in [0, 7, 16, 23] {
+                    let given = call(which, page, 3, *a | *b);
+                    for nopages in [false, true] {
+                        let op = CallOp { nopages, ..given };
+                        let come = twins.same_call(&op, None);
+                        *(if come.splats.is_empty() { &mut served } else { &mut refused }) += 1;
+                        if which.remote() {
+                            twins.same_call(&op, Some(true));
+                            twins.same_call(&op, Some(false));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 1_000 && served > 1_000, "{refused} refused, {served} served");
+}
+
+/// GUP-fast is not asked for no page at all: there the C walks from the first
+/// page to where it finds none, see gup_fast_pgd_range() of the port.
+#[test]
+fn the_port_is_the_c_for_no_page_at_all() {
+    if !is_followed() {
+        return;
+    }
+    let twins = Twins::new(mixed);
+    for which in calls().filter(|call| !call.fast()) {
+        for page in [0, 8, 16, 40] {
+            for locked in [None, Some(true)] {
+                let op = call(which, page, 0, Foll::WRITE);
+                let come = twins.same_call(&op, locked);
+                assert_eq!(come.to.map(|to| to.0), Some(Ok(0)));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_port_is_the_c_at_the_end_of_the_addresses() {
+    type Fast = fn(&Cpu, u64, usize, Foll, Option<&mut [Page]>) -> CallResult;
+    if !is_followed() {
+        return;
+    }
+    let last = TASK_SIZE - PAGE_SIZE;
+    let twins = Twins::new(|cpu| {
+        mmap(cpu, MM, last, 1, Prot::ReadWrite, Kind::Anon).unwrap();
+        user_store(cpu, MM, last, 1).unwrap();
+    });
+    let fast: [(Fast, Fast); 3] = [
+        (port::get_user_pages_fast, real_gup::get_user_pages_fast),
+        (port::get_user_pages_fast_only, real_gup::get_user_pages_fast_only),
+        (port::pin_user_pages_fast, real_gup::pin_user_pages_fast),
+    ];
+    let top = 0u64.wrapping_sub(PAGE_SIZE);
+    for (ours, theirs) in fast {
+        for (start, nr, error) in [
+            (last, 1, None),
+            (last + 1, 1, None),
+            (last, 2, Some(Errno::EFAULT)),
+            (TASK_SIZE, 1, Some(Errno::EFAULT)),
+            (top, 1, Some(Errno::EOVERFLOW)),
+            (top - PAGE_SIZE, 2, Some(Errno::EOVERFLOW)),
+            (top - PAGE_SIZE, 1, Some(Errno::EFAULT)),
+        ] {
+            let came = [(&twins.ours, ours), (&twins.theirs, theirs)].map(|(world, call)| {
+                world.copy_from(&twins.start);
+                let cpu = Cpu::alone(world, kernel(), 0);
+                cpu.record_steps(true);
+                cpu.begin_op(MM, None);
+                let mut pages = [Page::UNSET; 2];
+                let result = call(&cpu, start, nr, Foll::WRITE, Some(&mut pages));
+                assert_eq!(result.err(), error, "{start:#x} {nr}");
+                Came::of(&cpu, result, &pages, None)
+            });
+            assert_eq!(came[0], came[1], "{start:#x} {nr}");
+            assert_eq!(twins.ours.difference(&twins.theirs), None);
+        }
+    }
+}
+
+/// Where memory of each kind lies, and what it is.
+fn every_kind(cpu: &Cpu) {
+    let map = |page: u64, pages, kind| {
+        mmap(cpu, MM, page * PAGE_SIZE, pages, Prot::ReadWrite, kind).unwrap();
+    };
+    let map_file = |page: u64, pages, file| {
+        let map = FileMap { shared: true, file, pgoff: 0 };
+        mmap_file(cpu, MM, page * PAGE_SIZE, pages, Prot::ReadWrite, map).unwrap();
+    };
+    map(0, 2, Kind::Anon);
+    map(8, 8, Kind::AnonThp);
+    map_file(16, 16, File::HugetlbPud);
+    map_file(32, 8, File::Hugetlb);
+    map(40, 3, Kind::DriverOrder1);
+    map_file(48, 2, File::Shmem);
+    for page in KINDS {
+        user_store(cpu, MM, u64::from(page) * PAGE_SIZE, 1).unwrap();
+    }
+}
+
+const KINDS: [u8; 6] = [0, 8, 16, 32, 41, 48];
+
+#[test]
+fn the_port_is_the_c_whatever_a_count_has_come_to() {
+    if !is_followed() {
+        return;
+    }
+    let twins = Twins::new(every_kind);
+    let (mut refused, mut failed) = (0, 0);
+    for page in KINDS {
+        for count in
+            [i32::MIN, -1024, -1, 0, 1, 1023, 1024, i32::MAX - 1024, i32::MAX - 1, i32::MAX]
+        {
+            for which in calls() {
+                for flags in [Foll::empty(), Foll::WRITE, Foll::LONGTERM] {
+                    for pages in [1, 2] {
+                        let op = call(which, page, pages, flags);
+                        let come = twins.same(&(op, count), |cpu, subject| {
+                            saturate(cpu, page, count);
+                            cpu.begin_op(MM, None);
+                            make(cpu, subject, &op, None)
+                        });
+                        refused += u32::from(!come.splats.is_empty());
+                        let result = come.to.map(|to| to.0);
+                        failed += u32::from(result == Some(Err(Errno::ENOMEM)));
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 100 && failed > 100, "{refused} warned, {failed} failed");
+}
+
+/// Gives the folio that is mapped at a page this many references.
+fn saturate(cpu: &Cpu, page: u8, count: i32) {
+    let head = mapped_page(cpu, MM, u64::from(page) * PAGE_SIZE).map(|p| cpu.world.head_of(p));
+    let folio = Folio(head.unwrap());
+    folio_ref_add(cpu, folio, count.wrapping_sub(cpu.world.refcount(folio.page())));
+}
+
+/// What is mapped from some page on.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Mapped {
+    Hole,
+    Memory(Kind, Prot),
+    File(File, bool, Prot),
+}
+
+use Mapped::{Hole, Memory};
+
+impl Mapped {
+    fn op(self, page: u8, pages: u8) -> Option<What> {
+        let range = Range { mm: MM, page, pages };
+        match self {
+            Hole => None,
+            Memory(kind, prot) => Some(What::Mmap(range, prot, kind)),
+            Mapped::File(file, shared, prot) => {
+                Some(What::MmapFile(range, prot, FileMap { shared, file, pgoff: 0 }))
+            }
+        }
+    }
+}
+
+/// Two mappings side by side, and calls across the border. Touched or not.
+fn across(kinds: &[Mapped], pages: u8, flags: &[Foll], disturb: &[Option<What>]) {
+    let mut against = against_c();
+    let border = 2 * pages;
+    let all = Range { mm: MM, page: border - pages, pages };
+    for (&left, &right) in kinds.iter().flat_map(|l| kinds.iter().map(move |r| (l, r))) {
+        for disturbed in disturb {
+            for which in calls() {
+                for &flags in flags {
+                    for (before, after) in [(pages, 1), (1, pages), (1, 1)] {
+                        let (page, nr) = (border - before, (before + after).min(16));
+                        let touch = [What::Write(all), What::Write(Range { page: border, ..all })];
+                        let maps = [left.op(border - pages, pages), right.op(border, pages)];
+                        let calls = What::Call(call(which, page, nr, flags));
+                        let ops = maps.into_iter().flatten().chain(touch).chain(*disturbed);
+                        let ops: Vec<Op> = ops.chain([calls]).map(Op::from).collect();
+                        same(&mut against, &ops);
+                    }
+                }
+            }
+        }
+    }
+    assert!(against.ops_run().compared() > 10_000);
+}
+
+#[test]
+fn the_port_is_the_c_across_the_border_of_two_mappings() {
+    let rw = Prot::ReadWrite;
+    across(
+        &[
+            Hole,
+            Memory(Kind::Anon, rw),
+            Memory(Kind::Anon, Prot::Read),
+            Memory(Kind::Anon, Prot::None),
+            Memory(Kind::Driver, rw),
+            Memory(Kind::Pfnmap, rw),
+            Mapped::File(File::Regular, true, rw),
+            Mapped::File(File::Regular, false, Prot::Read),
+            Mapped::File(File::Secretmem, true, rw),
+        ],
+        2,
+        &[Foll::empty(), Foll::WRITE, Foll::FORCE, Foll::WRITE | Foll::FORCE, Foll::ANON],
+        &[None],
+    );
+}
+
+#[test]
+fn the_port_is_the_c_across_the_border_of_two_huge_pages() {
+    let whole = Range { mm: MM, page: 32, pages: 16 };
+    let fork = What::Fork(MM, MmId(1));
+    across(
+        &[
+            Hole,
+            Memory(Kind::Anon, Prot::ReadWrite),
+            Memory(Kind::AnonThp, Prot::ReadWrite),
+            Mapped::File(File::Hugetlb, false, Prot::ReadWrite),
+            Mapped::File(File::Hugetlb, true, Prot::ReadWrite),
+            Mapped::File(File::HugetlbPud, false, Prot::ReadWrite),
+            Mapped::File(File::HugetlbPud, true, Prot::ReadWrite),
+        ],
+        16,
+        &[Foll::empty(), Foll::WRITE, Foll::WRITE | Foll::LONGTERM, Foll::LONGTERM],
+        &[None, Some(fork), Some(What::Mprotect(whole, Prot::Read))],
+    );
+}
+
+/// Arms a failure as soon as mmap_lock has been dropped, and another one when
+/// it has been dropped again.
+struct Then(Cell<u8>, [Option<Fail>; 2]);
+
+impl Watch for Then {
+    fn before(&self, cpu: &Cpu, step: &Step) {
+        if step.kind == StepKind::MmapUnlock {
+            let n = usize::from(self.0.replace(self.0.get().saturating_add(1)));
+            if let Some(fail) = self.1.get(n).copied().flatten() {
+                cpu.arm(fail);
+            }
+        }
+    }
+}
+
+/// What fails, three times in a row: first something that drops mmap_lock.
+fn failures() -> Vec<[Option<Fail>; 3]> {
+    let nths = |sites: &[FailSite]| -> Vec<Option<Fail>> {
+        let all = sites.iter().flat_map(|&site| (1..=3).map(move |nth| Fail { site, nth }));
+        all.map(Some).collect()
+    };
+    let drops = nths(&[FailSite::Retry, FailSite::Completed]);
+    let mut more = nths(&[FailSite::Retry, FailSite::Completed, FailSite::Signal, FailSite::Alloc]);
+    more.push(None);
+    let pairs = drops.iter().flat_map(|&a| more.iter().map(move |&b| [a, b]));
+    pairs.flat_map(|[a, b]| more.iter().map(move |&c| [a, b, c])).collect()
+}
+
+/// What drops mmap_lock may do so again, and a signal may come in between.
+#[test]
+fn the_port_is_the_c_when_one_failure_follows_another() {
+    if !is_followed() {
+        return;
+    }
+    let twins = Twins::new(|cpu| {
+        mmap(cpu, MM, 0, 4, Prot::ReadWrite, Kind::Anon).unwrap();
+        user_store(cpu, MM, 0, 1).unwrap();
+    });
+    let flags = [Foll::WRITE, Foll::INTERRUPTIBLE, Foll::NOWAIT];
+    let from = |page| calls().flat_map(move |which| flags.map(|f| call(which, page, 3, f)));
+    let ops: Vec<CallOp> = from(0).chain(from(1)).collect();
+    let (mut nothing, mut some) = (0, 0);
+    for [first, second, third] in failures() {
+        for (op, locked) in ops.iter().flat_map(|op| [(op, None), (op, Some(true))]) {
+            let come = twins.same(&(first, second, third, op), |cpu, subject| {
+                let then = Then(Cell::new(0), [second, third]);
+                let cpu = Cpu::alone(cpu.world, kernel(), 0).watched_by(&then);
+                cpu.record_steps(true);
+                cpu.watch_steps(true);
+                cpu.begin_op(MM, first);
+                make(&cpu, subject, op, locked)
+            });
+            match come.to.map(|to| to.0) {
+                Some(Err(Errno::EINTR)) => nothing += 1,
+                Some(Ok(1..3)) => some += 1,
+                _ => {}
+            }
+        }
+    }
+    assert!(nothing > 100 && some > 100, "{nothing} interrupted, {some} in the middle");
+}
+
+/// What another CPU does in the middle of a call, where the C looks again for
+/// that very reason.
+const MIDDLE: &[(&str, &str)] = &[
+    (
+        "try_get_folio(): the page is not of that folio any more",
+        "mmap m0 0x0 8 rw private anon thp
+         write m0 0x0 1
+         split_huge_pmd m0 0x0
+         h0 = get_user_pages_fast m0 0x1000 1 0
+             at ref-add-unless-zero 1 split_huge_page m0 0x0",
+    ),
+    (
+        "follow_huge_pud(): the PUD is empty under its lock",
+        "mmap m0 0x0 16 rw shared hugetlb-pud 0
+         write m0 0x0 1
+         h0 = get_user_pages m0 0x0 1 0
+             at lock 1 madvise m0 0x0 16 dontneed",
+    ),
+    (
+        "follow_huge_pmd(): the PMD has become a NUMA hint",
+        "mmap m0 0x0 8 rw private anon thp
+         write m0 0x0 1
+         h0 = get_user_pages m0 0x0 1 FOLL_HONOR_NUMA_FAULT
+             at lock 1 numa_hint m0 0x0 8",
+    ),
+];
+
+#[test]
+fn the_port_is_the_c_in_the_middle_of_a_walk() {
+    let (mut against, mut executor) = (against_c(), Executor::with_subject(kernel(), RealGup));
+    for (what, ops) in MIDDLE {
+        let text = format!("# gup reproducer, format 1\nkernel: v6.12 fixed\n\n{ops}\n");
+        let ops = text::parse(text.as_bytes()).unwrap().ops();
+        same(&mut against, &ops);
+        let idle = |outcome| matches!(outcome, Outcome::Skipped(_) | Outcome::Blocked(_));
+        for line in executor.trace(&ops).lines {
+            assert!(!idle(line.outcome), "{what}: {}: {:?}", line.op, line.outcome);
+        }
+    }
+}
