@@ -2,6 +2,7 @@
 //! Ops that another CPU does in the middle of an op.
 
 use gup_core::history::Kernel;
+use gup_core::step::StepKind;
 use gup_fuzz::exec::{Executor, Outcome, Trace};
 use gup_fuzz::repro::report::op_line;
 use gup_fuzz::repro::{Reproducer, text};
@@ -100,25 +101,77 @@ fn several_windows_may_be_in_one_op_and_at_one_step() {
     assert_eq!(said[4], "5     at data 1 unpin_user_pages h1");
 }
 
+/// Runs a scenario once for each step of its op `outer`, with ops of another
+/// CPU in the window before it; each run must hold. Answers in how many the
+/// first of them ran.
+fn at_every_step(kernel: &str, before: &str, outer: &str, inner: &[&str], after: &str) -> usize {
+    let alone = format!("{before}{outer}\n");
+    let at = alone.lines().count() - 1;
+    let trace = Executor::new(kernel.parse().unwrap()).trace(&ops(&alone));
+    let mut taken = [0; StepKind::ALL.len()];
+    let mut ran = 0;
+    for step in &trace.lines[at].steps {
+        let nth = &mut taken[step.kind as usize];
+        *nth += 1;
+        let window = format!("at {} {nth}", step.kind.slug());
+        let inner: String = inner.iter().map(|op| format!("{window} {op}\n")).collect();
+        let said = lines(kernel, &format!("{alone}{inner}{after}"));
+        ran += usize::from(
+            !said[at + 1].contains("(skipped: ") && !said[at + 1].contains("(blocked: "),
+        );
+    }
+    ran
+}
+
 /// The THP has no target as a whole, so it is split and its parts move.
 #[test]
 fn a_page_may_go_while_migration_splits_its_thp() {
     for kernel in KERNELS {
-        let mut ran = 0;
-        for kind in ["ref-add", "ref-dec-and-test", "unlock"] {
-            for nth in 1..=40 {
-                let said = lines(
-                    kernel,
-                    &format!(
-                        "mmap m0 0x0 8 rw private anon thp\nwrite m0 0x0 8\n\
-                         h0 = pin_user_pages_remote m0 0x0 2 FOLL_LONGTERM fail alloc 1\n\
-                         at {kind} {nth} madvise m0 0x1000 1 dontneed\n"
-                    ),
-                );
-                ran += usize::from(said[3].ends_with("dontneed"));
+        let ran = at_every_step(
+            kernel,
+            "mmap m0 0x0 8 rw private anon thp\nwrite m0 0x0 8\n",
+            "h0 = pin_user_pages_remote m0 0x0 2 FOLL_LONGTERM fail alloc 1",
+            &["madvise m0 0x1000 1 dontneed"],
+            "",
+        );
+        assert!(ran > 40, "{kernel}: {ran}");
+    }
+}
+
+/// A fault that got no THP falls back to a small page.
+#[test]
+fn a_thp_may_come_while_a_fault_falls_back() {
+    let thp = "mmap m0 0x0 8 rw private anon thp\n";
+    for kernel in KERNELS {
+        for fault in ["write m0 0x0 1", "read m0 0x0 1"] {
+            for inner in ["write m0 0x0 1", "read m0 0x0 1"] {
+                let fallback = format!("{fault} fail alloc 3");
+                let ran = at_every_step(kernel, thp, &fallback, &[inner], "write m0 0x0 8\n");
+                assert!(ran > 12, "{kernel}: {ran}");
             }
         }
-        assert!(ran > 40, "{kernel}: {ran}");
+        // Or the mapping that is split for it goes, and another comes.
+        let forked = format!("{thp}write m0 0x0 1\nfork m0 m1\n");
+        let other = ["madvise m0 0x0 8 dontneed", "read m0 0x0 1"];
+        let ran = at_every_step(kernel, &forked, "write m0 0x0 1", &other, "write m0 0x0 8\n");
+        assert!(ran > 12, "{kernel}: {ran}");
+    }
+}
+
+/// Whoever finds the new page before the migration is done waits for it.
+#[test]
+fn a_file_may_be_cut_off_while_its_page_moves() {
+    for (kernel, file) in
+        [("v5.15 fixed", "file"), ("v6.12 fixed", "file"), ("v6.12 fixed", "hugetlb")]
+    {
+        let ran = at_every_step(
+            kernel,
+            &format!("mmap m0 0x0 8 rw shared {file} 0\nwrite m0 0x0 1\nlru_add_drain_all\n"),
+            "migrate m0 0x0",
+            &[&format!("truncate {file} 0")],
+            "h0 = pin_user_pages_remote m0 0x0 1 0\n",
+        );
+        assert!(ran > 20, "{kernel}, {file}: {ran}");
     }
 }
 

@@ -152,7 +152,13 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
         return VmFault::OOM;
     }
     let write = flags.contains(FaultFlag::WRITE);
-    let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
+    let pmd = pmdp.read(cpu);
+    if pmd.bad() {
+        // C: pmd_trans_unstable(), or !pte_offset_map(): another fault has
+        // mapped a THP meanwhile. From here on mmap_lock keeps the table.
+        return VmFault::empty();
+    }
+    let (ptep, ptl) = pte_offset_map_lock(cpu, pmd, addr);
     let entry = ptep.read(cpu);
     if entry.none() {
         pte_unmap_unlock(cpu, ptep, ptl);

@@ -245,6 +245,20 @@ fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
     if !trylock_page(cpu, page) {
         return Err(Errno::EAGAIN);
     }
+    // Who finds the new page, by the page cache or by an entry, waits.
+    let moved = if trylock_page(cpu, new) {
+        let moved = move_locked(cpu, page, new, nr);
+        unlock_page(cpu, new);
+        moved
+    } else {
+        Err(Errno::EAGAIN)
+    };
+    unlock_page(cpu, page);
+    moved
+}
+
+/// The part of __unmap_and_move() under the locks of both pages.
+fn move_locked(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Errno> {
     let place = RmapPlace::of(cpu, page);
     let moved = if try_to_migrate(cpu, page, Unmap::Whole) {
         move_to_new_page(cpu, page, new, nr)
@@ -257,7 +271,6 @@ fn __unmap_and_move(cpu: &Cpu, page: Page, new: Page, nr: u64) -> Result<(), Err
     if moved.is_ok() && partially_mapped(cpu, page) {
         set_flag(cpu, new, Pg::PARTIALLY_MAPPED);
     }
-    unlock_page(cpu, page);
     moved
 }
 
