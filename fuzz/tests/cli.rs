@@ -257,3 +257,43 @@ fn confirm_names_what_is_missing_and_how_to_get_it() {
     assert!(err.contains("qemu-system-x86_64 is not there"), "{err}");
     assert!(err.contains("next:  sudo apt-get install qemu-system-x86"), "{err}");
 }
+
+/// What `confirm` says where these tools, each a script, are all there is.
+fn confirm_with(tools: &[(&str, &str)], args: &[&str]) -> Ran {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, seed) = with_seed();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    for (name, script) in tools {
+        let file = bin.join(name);
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = command(&[&["confirm", &seed], args].concat());
+    command.env("PATH", &bin).env("CARGO_TARGET_DIR", dir.path().join("target"));
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[test]
+fn what_a_guest_lacks_is_named_with_the_command_that_gets_it() {
+    let (qemu, apt_cache) = ("qemu-system-x86_64", "apt-cache");
+    let release = "6.12.999-cloud-amd64";
+    let knows = format!("echo linux-image-{release} - Linux");
+    let image = ["--vmlinux", "no-such-image"];
+    type Tools<'a> = &'a [(&'a str, &'a str)];
+    let lacks: [(Tools, &[&str], &str, &str); 6] = [
+        (&[], &[], "qemu-system-x86_64 is not there", "sudo apt-get install qemu-system-x86"),
+        (&[(qemu, "")], &[], "apt-cache: ", "confirm --vmlinux FILE --headers FOLDER"),
+        (&[(qemu, ""), (apt_cache, "")], &[], "linux-image-6.12.*", "sudo apt-get update"),
+        (&[(qemu, ""), (apt_cache, &knows)], &[], "apt-get: ", "apt-get download linux-image-"),
+        (&[(qemu, "")], &image, "no-such-image: ", "cargo gup confirm --help"),
+        (&[(qemu, "")], &["--headers", "x"], "--vmlinux", "--help"),
+    ];
+    for (tools, args, what, next) in lacks {
+        let ran = confirm_with(tools, args);
+        assert_eq!(ran.code, Some(2), "{tools:?}: {}{}", ran.out, ran.err);
+        assert!(ran.err.contains(what) && ran.err.contains(next), "{tools:?}: {}", ran.err);
+    }
+}

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! /dev/gupdev, the module's device: see module/gupdev.h, which these types
-//! repeat.
+//! What makes calls of mm/gup.c, keeps what they hand out in sixteen handles,
+//! and looks at pages: the module's device ([`module`]), or what user space
+//! has in its place ([`user_space`]). The types are those of module/gupdev.h.
+//!
+//! [`module`]: crate::module
+//! [`user_space`]: crate::user_space
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
+
+use crate::module::Module;
+use crate::user_space::UserSpace;
 
 /// C: struct gupdev_call
 #[repr(C)]
@@ -29,31 +37,6 @@ pub const LOCKED: u32 = 1 << 1;
 /// C: GUPDEV_PUT_PAGE; the ways to unpin come before it.
 pub const PUT_PAGE: u32 = 4;
 
-/// C: struct gupdev_release
-#[repr(C)]
-pub struct Release {
-    handle: u32,
-    how: u32,
-}
-
-/// C: struct gupdev_tee
-#[repr(C)]
-pub struct Tee {
-    from: u32,
-    to: u32,
-    ret: i64,
-}
-
-/// C: struct gupdev_dma
-#[repr(C)]
-pub struct Dma {
-    handle: u32,
-    first: u32,
-    nr: u32,
-    write: u32,
-    token: u64,
-}
-
 /// C: struct gupdev_row
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -69,23 +52,6 @@ pub struct Row {
     pub pincount: i32,
 }
 
-/// C: struct gupdev_walk
-#[repr(C)]
-pub struct Walk {
-    addr: u64,
-    rows: u64,
-    nr: u32,
-    pid: i32,
-}
-
-/// C: struct gupdev_held
-#[repr(C)]
-pub struct Held {
-    rows: u64,
-    handle: u32,
-    nr: u32,
-}
-
 /// C: struct gupdev_stat
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -94,112 +60,41 @@ pub struct Stat {
     pub released: i64,
 }
 
-nix::ioctl_readwrite!(
-    /// C: GUPDEV_CALL
-    ioctl_call, b'g', 0xa0, Call
-);
-nix::ioctl_write_ptr!(
-    /// C: GUPDEV_RELEASE
-    ioctl_release, b'g', 0xa1, Release
-);
-nix::ioctl_readwrite!(
-    /// C: GUPDEV_TEE
-    ioctl_tee, b'g', 0xa2, Tee
-);
-nix::ioctl_readwrite!(
-    /// C: GUPDEV_DMA
-    ioctl_dma, b'g', 0xa3, Dma
-);
-nix::ioctl_write_ptr!(
-    /// C: GUPDEV_WALK
-    ioctl_walk, b'g', 0xa4, Walk
-);
-nix::ioctl_readwrite!(
-    /// C: GUPDEV_HELD
-    ioctl_held, b'g', 0xa5, Held
-);
-nix::ioctl_read!(
-    /// C: GUPDEV_STAT
-    ioctl_stat, b'g', 0xa6, Stat
-);
+/// C: GUPDEV_MAX_PAGES
+pub const MAX_PAGES: usize = 1024;
 
-/// An open device: sixteen handles, all given back when the last copy of it
-/// is closed.
-pub struct Device(File);
-
-impl Device {
-    /// Opens it.
-    pub fn open() -> std::io::Result<Device> {
-        File::options().read(true).write(true).open("/dev/gupdev").map(Device)
-    }
-
-    fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-
+/// Both.
+pub trait Device {
     /// Makes a call of mm/gup.c on this process; what it hands out is kept.
-    pub fn call(&self, call: &mut Call) -> Result<(), Errno> {
-        // SAFETY: the module reads and writes `*call` only. The pages it
-        // keeps are its own business.
-        unsafe { ioctl_call(self.fd(), call) }.map(drop)
-    }
+    fn call(&self, call: &mut Call) -> Result<(), Errno>;
 
     /// Gives a handle back.
-    pub fn release(&self, handle: u8, how: u32) -> Result<(), Errno> {
-        let a = Release { handle: handle.into(), how };
-        // SAFETY: the module reads `a` only.
-        unsafe { ioctl_release(self.fd(), &a) }.map(drop)
-    }
+    fn release(&self, handle: u8, how: u32) -> Result<(), Errno>;
 
     /// References on the pages of one handle for another; how many it got.
-    pub fn tee(&self, from: u8, to: u8) -> Result<i64, Errno> {
-        let mut a = Tee { from: from.into(), to: to.into(), ret: 0 };
-        // SAFETY: the module reads and writes `a` only.
-        unsafe { ioctl_tee(self.fd(), &mut a) }.map(|_| a.ret)
-    }
+    fn tee(&self, from: u8, to: u8) -> Result<i64, Errno>;
 
     /// Writes to `nr` pages of a handle, as a device would.
-    pub fn dma_write(&self, handle: u8, first: u32, nr: u32, token: u64) -> Result<(), Errno> {
-        let mut a = Dma { handle: handle.into(), first, nr, write: 1, token };
-        // SAFETY: the module reads and writes `a`, and pages that a process
-        // gave to a device.
-        unsafe { ioctl_dma(self.fd(), &mut a) }.map(drop)
-    }
+    fn dma_write(&self, handle: u8, first: u32, nr: u32, token: u64) -> Result<(), Errno>;
 
     /// What maps each of the addresses of a process from `addr` on.
-    pub fn walk(&self, pid: Pid, addr: u64, rows: &mut [Row]) -> Result<(), Errno> {
-        let nr = rows.len() as u32;
-        let a = Walk { addr, rows: rows.as_mut_ptr() as u64, nr, pid: pid.as_raw() };
-        // SAFETY: the module writes `nr` rows, which is what `rows` has room
-        // for; any bits are a `Row`.
-        unsafe { ioctl_walk(self.fd(), &a) }.map(drop)
-    }
+    fn walk(&self, pid: Pid, addr: u64, rows: &mut [Row]) -> Result<(), Errno>;
 
-    /// The pages of a handle; as many rows as it has pages.
-    pub fn held(&self, handle: u8, rows: &mut Vec<Row>) -> Result<(), Errno> {
-        rows.resize(MAX_PAGES, Row::default());
-        let nr = MAX_PAGES as u32;
-        let mut a = Held { rows: rows.as_mut_ptr() as u64, handle: handle.into(), nr };
-        // SAFETY: as in `walk`.
-        unsafe { ioctl_held(self.fd(), &mut a) }?;
-        rows.truncate(a.nr as usize);
-        Ok(())
-    }
+    /// The pages of a handle; as many rows as are known.
+    fn held(&self, handle: u8, rows: &mut Vec<Row>) -> Result<(), Errno>;
 
     /// The kernel's pin statistics.
-    pub fn stat(&self) -> Result<Stat, Errno> {
-        let mut stat = Stat::default();
-        // SAFETY: the module writes `stat` only.
-        unsafe { ioctl_stat(self.fd(), &mut stat) }.map(|_| stat)
-    }
+    fn stat(&self) -> Result<Stat, Errno>;
+
+    /// What a driver would map, if there is one.
+    fn buffer(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// For mmap().
-impl AsFd for Device {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// Opens the module's device if the module is loaded, else what user space
+/// has.
+pub fn open() -> std::io::Result<Rc<dyn Device>> {
+    if Path::new("/dev/gupdev").exists() {
+        return Ok(Rc::new(Module::open()?));
     }
+    Ok(Rc::new(UserSpace::open()?))
 }
-
-/// C: GUPDEV_MAX_PAGES
-const MAX_PAGES: usize = 1024;

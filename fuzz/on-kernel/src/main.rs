@@ -5,7 +5,7 @@
 //! * [`process`]: its processes.
 //! * [`files`]: what they map; [`disks`]: where some of that lies.
 //! * [`nodes`]: where their memory comes from.
-//! * [`device`]: the module's device, for calls and for page states.
+//! * [`device`]: calls and page states, by [`module`] or by [`user_space`].
 //! * [`kmsg`]: what the kernel prints.
 //! * [`program`]: a reproducer in C.
 //! * [`touch`]: loads and stores that may fault.
@@ -17,11 +17,13 @@ mod device;
 mod disks;
 mod files;
 mod kmsg;
+mod module;
 mod nodes;
 mod process;
 mod program;
 mod run;
 mod touch;
+mod user_space;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -77,7 +79,10 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         // Not every kernel has every one.
         fs::write(file, value).ok();
     }
-    finit_module(File::open("/gupdev.ko")?, c"", ModuleInitFlags::empty())?;
+    // Without it there are other ways.
+    if let Ok(module) = File::open("/gupdev.ko") {
+        finit_module(module, c"", ModuleInitFlags::empty())?;
+    }
     disks::attach();
     let mut out = serial()?;
     let input = BufReader::new(out.try_clone()?);

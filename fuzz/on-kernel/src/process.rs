@@ -115,7 +115,7 @@ struct Process {
     mm: MmId,
     scale: u32,
     prefer: Prefer,
-    device: Rc<Device>,
+    device: Rc<dyn Device>,
     pipes: Rc<Pipes>,
     files: Rc<Files>,
 }
@@ -125,7 +125,7 @@ pub fn start(
     mm: MmId,
     scale: u32,
     prefer: Prefer,
-    device: &Rc<Device>,
+    device: &Rc<dyn Device>,
     pipes: &Rc<Pipes>,
     files: &Rc<Files>,
 ) -> nix::Result<Pid> {
@@ -253,7 +253,7 @@ impl Process {
         let (prot, fixed) = (flags_of(prot), MapFlags::MAP_FIXED_NOREPLACE);
         let buffer = |kind: i64| {
             let offset = (kind + 16 * i64::from(self.scale)) * PAGE as i64;
-            let device = &*self.device;
+            let device = self.device.buffer().ok_or(Errno::ENODEV)?;
             // SAFETY: MAP_FIXED_NOREPLACE replaces nothing.
             unsafe { mmap(at, len, prot, MapFlags::MAP_SHARED | fixed, device, offset) }
         };

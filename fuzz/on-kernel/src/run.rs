@@ -55,7 +55,7 @@ struct Held {
 /// A scenario that runs.
 pub struct Run {
     scale: u32,
-    device: Rc<Device>,
+    device: Rc<dyn Device>,
     pipes: Rc<Pipes>,
     files: Rc<Files>,
     processes: [Option<Process>; MMS as usize],
@@ -80,7 +80,7 @@ impl Run {
     /// A scenario of these ops, in which one page of the model is `scale` pages
     /// here.
     pub fn new(ops: &[Op], scale: u32) -> std::io::Result<Run> {
-        let device = Rc::new(Device::open()?);
+        let device = device::open()?;
         let before = device.stat()?;
         Ok(Run {
             scale,

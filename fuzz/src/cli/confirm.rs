@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo gup confirm`: reproducers on a real kernel, beside the model.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,22 +11,29 @@ use gup_core::history::{Base, Kernel};
 use super::replay::read;
 use super::{Failure, Outcome, Verdict, quoted, root};
 use crate::exec::{State, Trace};
-use crate::on_kernel::compare::{Difference, answer_text, compare, model, outcome_text};
-use crate::on_kernel::express::{Version, not_expressible, not_expressible_in, scale};
+use crate::on_kernel::compare::{
+    Difference, NOT_COMPARED, answer_text, compare, model, outcome_text,
+};
+use crate::on_kernel::express::{
+    Version, needs_module, needs_module_for, not_expressible, not_expressible_in, scale,
+};
 use crate::on_kernel::machine::{Guest, GuestRun};
 use crate::on_kernel::parts::{Choice, compile, gather};
 use crate::on_kernel::program::difference;
 use crate::on_kernel::table::page_rows;
 use crate::repro::Reproducer;
-use crate::repro::c::{Program, program};
+use crate::repro::c::{NotExpressible, Program, program};
 use crate::repro::report::{kernel_text, wrap};
+use crate::scenario::Op;
 
 /// Replays scenarios on a real kernel in a QEMU guest, beside the model.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The kernel is Debian's newest cloud image of the series; it is downloaded
-once and never installed. Our module is built for it. Exit status 1: the
-finding happens there, or the kernel does what no model does.
+once and never installed. Our module is built for it; where that cannot be
+done, io_uring and vmsplice(2) make the calls that they can, and what is not
+compared is said. Exit status 1: the finding happens there, or the kernel
+does what no model does.
 
 Examples:
   cargo gup confirm gup-out/finding-1/reproducer.gup
@@ -45,6 +51,9 @@ pub struct Confirm {
     /// Also run the C program of `report --c`, which must come to the same
     #[arg(long)]
     c: bool,
+    /// Do without the module
+    #[arg(long)]
+    no_module: bool,
 }
 
 /// The series of the newest base.
@@ -57,24 +66,21 @@ pub(super) struct OnKernel {
     #[arg(long, default_value = SERIES, value_name = "SERIES")]
     kernel_image: String,
     /// A kernel of one's own: bzImage or vmlinux
-    #[arg(long, value_name = "FILE", requires = "headers", conflicts_with = "kernel_image")]
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel_image")]
     vmlinux: Option<PathBuf>,
-    /// The folder that its modules are built against
+    /// The folder that its modules are built against: its build folder
     #[arg(long, value_name = "FOLDER", requires = "vmlinux")]
     headers: Option<PathBuf>,
 }
 
 impl OnKernel {
     /// Gets a guest ready. It boots when it is first needed.
-    pub(super) fn guest(&self) -> Result<(Guest, Version), Failure> {
-        let choice = match (&self.vmlinux, &self.headers) {
-            (Some(image), Some(headers)) => {
-                Choice::Own { image: image.clone(), headers: headers.clone() }
-            }
-            _ => Choice::Debian(self.kernel_image.clone()),
+    pub(super) fn guest(&self, module: bool) -> Result<(Guest, Version), Failure> {
+        let choice = match &self.vmlinux {
+            Some(image) => Choice::Own { image: image.clone(), headers: self.headers.clone() },
+            None => Choice::Debian(self.kernel_image.clone()),
         };
-        let root = root()?;
-        let parts = gather(&root, &choice)?;
+        let parts = gather(&root()?, &choice, module)?;
         let version = Version::of(&parts.release).ok_or_else(|| {
             let message = format!("what version is a kernel {}?", parts.release);
             Failure::new(message, "cargo gup confirm --help")
@@ -128,8 +134,8 @@ impl Confirmed {
     }
 }
 
-/// The C programs of some reproducers, by their place among them.
-type Programs = BTreeMap<usize, Program>;
+/// The C program of a reproducer, or why it has none.
+type InC = Result<Program, String>;
 
 impl Confirm {
     pub(super) fn run(self) -> Outcome {
@@ -137,12 +143,17 @@ impl Confirm {
         let paths = expand(&self.files)?;
         let files: Result<Vec<_>, _> = paths.iter().map(|f| read(f, None)).collect();
         let files = files?;
-        let (mut guest, version) = self.machine.guest()?;
-        let programs = if self.c { bring_programs(&mut guest, &files)? } else { Programs::new() };
+        let (mut guest, version) = self.machine.guest(!self.no_module)?;
+        if let Some(Failure { message, next }) = guest.no_module() {
+            print!("{}", wrap(message, "WITHOUT THE MODULE: ", "  "));
+            println!("next: {next}");
+            println!("{}", wrap(NOT_COMPARED, "Not compared: ", "  "));
+        }
+        let programs = if self.c { bring_programs(&mut guest, &files)? } else { Vec::new() };
         let mut all = Vec::new();
         for (i, (path, r)) in paths.iter().zip(&files).enumerate() {
             println!("{}, on {}\n", path.display(), guest.release());
-            let program = programs.get(&i).map(|p| (i, p));
+            let program = programs.get(i).map(|p| (name(i), p));
             let confirmed = self.confirm(&mut guest, version, r, program)?;
             print!("\n{}\n", wrap(&confirmed.text, "", "  "));
             all.push((path.display().to_string(), confirmed));
@@ -164,13 +175,14 @@ impl Confirm {
         guest: &mut Guest,
         version: Version,
         r: &Reproducer,
-        program: Option<(usize, &Program)>,
+        program: Option<(String, &InC)>,
     ) -> Result<Confirmed, Failure> {
         let ops = r.ops();
-        let scale = scale(&ops);
+        let (scale, module) = (scale(&ops), guest.no_module().is_none());
+        let lacks = |op: &Op| needs_module(op, scale).filter(|_| !module);
         let mut why = None;
         for (i, op) in ops.iter().enumerate() {
-            if let Some(reason) = not_expressible(op, version, scale) {
+            if let Some(reason) = not_expressible(op, version, scale).or_else(|| lacks(op)) {
                 println!("{:>2} {op}\n     confirm: not expressible: {reason}", i + 1);
                 why = why.or(Some(format!("not expressible: op {}: {reason}", i + 1)));
             }
@@ -183,7 +195,9 @@ impl Confirm {
         let (ours, theirs) = (trace(r.kernel), trace(base));
         let mut before = &State::default();
         for (i, line) in theirs.lines.iter().enumerate() {
-            if let Some(reason) = not_expressible_in(&line.op, before) {
+            let lines = ours.lines.get(i).into_iter().chain([line]).filter(|_| !module);
+            let lacks = || lines.filter_map(needs_module_for).next();
+            if let Some(reason) = not_expressible_in(&line.op, before).or_else(lacks) {
                 let text = format!("not expressible: op {}: {reason}", i + 1);
                 println!("{:>2} {}\n     confirm: {text}", i + 1, line.op);
                 return Ok(Confirmed::new(text, false));
@@ -195,8 +209,13 @@ impl Confirm {
         let from_ours = compare(r.kernel, &ours, &run, scale);
         let from_base = compare(base, &theirs, &run, scale);
         let mut confirmed = verdict(r.kernel, &ours, &from_ours, base, &from_base, &run);
-        if let Some((i, program)) = program {
-            also_in_c(&mut confirmed, guest, &run, &name(i), program)?;
+        if !module {
+            confirmed.text.push_str("; compared without the module");
+        }
+        match program {
+            Some((name, Ok(program))) => also_in_c(&mut confirmed, guest, &run, &name, program)?,
+            Some((_, Err(why))) => confirmed.text.push_str(&format!("; no C program: {why}")),
+            None => {}
         }
         Ok(confirmed)
     }
@@ -232,7 +251,7 @@ impl Confirm {
                 .for_each(|text| print!("{}", wrap(text, "     console: ", "       ")));
             let before = i.checked_sub(1).and_then(|i| run.ops.get(i));
             if let Some(line) = beside.lines.get(i).filter(|_| !self.brief) {
-                print!("{}", page_rows(line, before, ran, scale));
+                print!("{}", page_rows(line, before, ran, scale, !run.no_module));
             }
         }
         if let Some(trouble) = &run.trouble {
@@ -242,13 +261,22 @@ impl Confirm {
 }
 
 /// Compiles what can be said in C and gives it to the guest.
-fn bring_programs(guest: &mut Guest, files: &[Reproducer]) -> Result<Programs, Failure> {
-    let written = files.iter().enumerate().filter_map(|(i, r)| Some((i, program(r).ok()?)));
-    let programs: Programs = written.collect();
+fn bring_programs(guest: &mut Guest, files: &[Reproducer]) -> Result<Vec<InC>, Failure> {
+    let module = guest.no_module().is_none();
+    let programs: Vec<InC> = files.iter().map(|r| in_c(r, module)).collect();
+    let there = programs.iter().enumerate().filter_map(|(i, p)| Some((i, p.as_ref().ok()?)));
     let compiled: Result<Vec<_>, _> =
-        programs.iter().map(|(&i, p)| Ok((name(i), compile(&p.text)?))).collect();
+        there.map(|(i, p)| Ok((name(i), compile(&p.text)?))).collect();
     guest.bring(&compiled?)?;
     Ok(programs)
+}
+
+fn in_c(r: &Reproducer, module: bool) -> InC {
+    match program(r) {
+        Ok(program) if program.module && !module => Err("it would need the module".into()),
+        Ok(program) => Ok(program),
+        Err(NotExpressible(op, why)) => Err(format!("op {}: {why}", op + 1)),
+    }
 }
 
 /// What a program is called in the guest.

@@ -96,7 +96,10 @@ struct Tally {
 impl Conform {
     pub(super) fn run(self) -> Outcome {
         let start = Instant::now();
-        let (guest, version) = self.machine.guest()?;
+        let (guest, version) = self.machine.guest(true)?;
+        if let Some(why) = guest.no_module() {
+            return Err(why.clone());
+        }
         let kernel = self.kernel.unwrap_or_else(|| beside(version));
         let mut both = Both { kernel, version, guest, minimising: Duration::ZERO };
         let ready = start.elapsed();

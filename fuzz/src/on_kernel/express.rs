@@ -7,7 +7,7 @@ use gup_core::model::filemap::File;
 use gup_core::model::mmap::{FileMap, Kind};
 use gup_core::model::zone::Prefer;
 
-use crate::exec::{Slot, SlotView, State};
+use crate::exec::{Outcome, Slot, SlotView, State, TraceLine};
 use crate::scenario::{Call, CallOp, Op, Range, Unpin, What};
 
 /// Pages of the guest for one of the model, where there are huge pages: 512
@@ -93,6 +93,52 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
         What::FolioAddPin(..) => Some("no kernel exports folio_add_pin()"),
         What::NumaHint(_) => Some("NUMA balancing takes whole processes, by its own clock"),
     }
+}
+
+/// Why an op cannot be had without the module; `None` if it can.
+pub fn needs_module(op: &Op, scale: u32) -> Option<&'static str> {
+    match op.what {
+        What::Call(c) if by_io_uring(&c) || by_vmsplice(&c) => None,
+        What::Call(_) => Some(
+            "without the module only io_uring pins, with FOLL_WRITE|FOLL_LONGTERM, and \
+             vmsplice(2) gets, by get_user_pages_fast() without flags",
+        ),
+        What::Unpin(Unpin::Page | Unpin::Pages, _) => None,
+        What::Unpin(..) => Some("io_uring gives its pins back in one way"),
+        What::DmaWrite(_) => Some("without the module there is no device to write"),
+        What::Mmap(_, _, Kind::Driver | Kind::DriverOrder1 | Kind::Pfnmap) => {
+            Some("without the module there is no driver to map")
+        }
+        What::SplitHugePmd(_) | What::Collapse(_) => {
+            Some("without the module it is not seen what a PMD maps")
+        }
+        What::Swapout(_) if scale > 1 => Some("without the module it is not seen what a PMD maps"),
+        _ => None,
+    }
+}
+
+/// Whether registered buffers are pinned in this way.
+pub fn by_io_uring(c: &CallOp) -> bool {
+    matches!(c.call, Call::PinUserPages | Call::PinUserPagesFast)
+        && c.flags == Foll::WRITE | Foll::LONGTERM
+        && !(c.nopages || c.locked)
+}
+
+/// Why what the model did there cannot be had without the module.
+pub fn needs_module_for(line: &TraceLine) -> Option<&'static str> {
+    match (line.op.what, line.outcome) {
+        (What::Call(c), Outcome::Returned(Ok(n)))
+            if by_io_uring(&c) && n < c.range.pages.into() =>
+        {
+            Some("io_uring gives back what is fewer pages than it asked for")
+        }
+        _ => None,
+    }
+}
+
+/// Whether vmsplice(2) gets pages in this way.
+pub fn by_vmsplice(c: &CallOp) -> bool {
+    c.call == Call::GetUserPagesFast && c.flags.is_empty() && !(c.nopages || c.locked)
 }
 
 fn of_file(file: File, version: Version) -> Option<&'static str> {
@@ -210,6 +256,52 @@ mod tests {
         ] {
             assert_eq!(why(text, new), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_needs_the_module_is_named() {
+        let why = |text: &str, scale| needs_module(&text.parse().unwrap(), scale);
+        for text in [
+            "h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM",
+            "h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM",
+            "h0 = get_user_pages_fast m0 0x0 1 0",
+            "h1 = tee h0",
+            "put_page h1",
+            "unpin_user_pages h0",
+            "dma_read h0",
+            "swapout m0 0x0",
+            "migrate m0 0x0",
+        ] {
+            assert_eq!(why(text, 1), None, "{text}");
+        }
+        for text in [
+            "h0 = pin_user_pages m0 0x0 1 FOLL_WRITE",
+            "h0 = pin_user_pages_unlocked m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM",
+            "h0 = get_user_pages_fast m0 0x0 1 FOLL_WRITE",
+            "h0 = get_user_pages m0 0x0 1 0",
+            "unpin_user_pages_dirty_lock h0",
+            "dma_write h0",
+            "mmap m0 0x0 1 rw shared driver",
+            "collapse m0 0x0",
+            "split_huge_pmd m0 0x0",
+        ] {
+            assert!(why(text, 1).is_some(), "{text}");
+        }
+        assert!(why("swapout m0 0x0", THP_SCALE).is_some());
+    }
+
+    #[test]
+    fn io_uring_does_not_keep_a_part() {
+        let of = |lines: [&str; 2]| {
+            let ops = lines.map(|l| l.parse().unwrap());
+            let trace = model(Kernel::fixed(Base::V6_12), &ops);
+            needs_module_for(&trace.lines[1]).is_some()
+        };
+        let map = "mmap m0 0x0 1 rw private anon";
+        assert!(of([map, "h0 = pin_user_pages m0 0x0 2 FOLL_WRITE|FOLL_LONGTERM"]));
+        assert!(!of([map, "h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM"]));
+        assert!(!of([map, "h0 = pin_user_pages m0 0x8000 1 FOLL_WRITE|FOLL_LONGTERM"]));
+        assert!(!of([map, "h0 = get_user_pages_fast m0 0x0 2 0"]));
     }
 
     #[test]

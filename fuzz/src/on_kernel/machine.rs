@@ -23,11 +23,14 @@ use crate::scenario::Op;
 
 /// A boot takes 3 to 6 s on an idle machine.
 const BOOT: Duration = Duration::from_secs(180);
-/// The longest that a guest says nothing.
+/// The longest that a guest says nothing: six times what its init waits for
+/// an op.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The longest console: about 10,000 lines.
+/// The longest console, in bytes: about 10,000 lines.
 const MAX_CONSOLE: u64 = 1 << 20;
-/// How often the console is looked at while the guest says nothing.
+/// The longest answer to one order.
+const MAX_ANSWER: usize = 4 << 20;
+/// How often the console is looked at.
 const TICK: Duration = Duration::from_millis(200);
 
 /// The kernel's command line. Movable memory is taken from the large nodes.
@@ -105,20 +108,25 @@ pub struct GuestRun {
     pub end: Option<Ran>,
     /// What ended it early.
     pub trouble: Option<Trouble>,
+    /// It ran without the module, which shows the rest.
+    pub no_module: bool,
 }
 
 impl GuestRun {
     /// Whether the kernel warned of anything.
     pub fn warned(&self) -> bool {
-        let bad =
-            |l: &String| ["WARNING:", "BUG", "Oops", "cut here"].iter().any(|w| l.contains(w));
-        self.ops.iter().chain(&self.end).flat_map(|op| &op.kernel).any(bad)
+        self.ops.iter().chain(&self.end).flat_map(|op| &op.kernel).any(|l| is_bad(l))
     }
 
     /// Whether a process of it was lost, which may be anywhere by now.
     fn lost(&self) -> bool {
         self.ops.iter().any(|op| matches!(op.answer, Answer::Lost(_)))
     }
+}
+
+/// Whether a kernel says in this line that something went wrong.
+fn is_bad(line: &str) -> bool {
+    ["WARNING:", "BUG", "Oops", "cut here", "Kernel panic"].iter().any(|w| line.contains(w))
 }
 
 /// A program on a kernel.
@@ -141,6 +149,21 @@ struct Machine {
     orders: ChildStdin,
     lines: Receiver<String>,
     console: PathBuf,
+    /// The longest that it says nothing.
+    silence: Duration,
+}
+
+/// What has been heard of an order.
+struct Heard {
+    bytes: usize,
+    /// When the console was last looked at.
+    looked: Instant,
+}
+
+impl Default for Heard {
+    fn default() -> Heard {
+        Heard { bytes: 0, looked: Instant::now() }
+    }
 }
 
 impl Drop for Machine {
@@ -153,7 +176,7 @@ impl Drop for Machine {
 
 impl Machine {
     /// Boots and waits until the guest takes scenarios.
-    fn boot(parts: &Parts, console: &Path) -> Result<Machine, Failure> {
+    fn boot(parts: &Parts, console: &Path, silence: Duration) -> Result<Machine, Failure> {
         let mut qemu = Command::new(QEMU);
         for (i, size) in NODES.iter().enumerate() {
             qemu.arg("-object").arg(format!("memory-backend-ram,id=ram{i},size={size}"));
@@ -163,7 +186,7 @@ impl Machine {
         qemu.args(ARGS).arg(APPEND).arg("-kernel").arg(&parts.image);
         qemu.arg("-initrd").arg(&parts.initrd).args(disks::arguments(&parts.disks));
         qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
-        Machine::start(qemu, console).map_err(|(message, trouble)| {
+        Machine::start(qemu, console, silence).map_err(|(message, trouble)| {
             let (image, initrd) = (parts.image.display(), parts.initrd.display());
             let console = trouble.map(|t| format!("\n{}", t.console())).unwrap_or_default();
             let next = format!("{QEMU} -m 1G -kernel {image} -initrd {initrd}");
@@ -172,7 +195,11 @@ impl Machine {
     }
 
     /// Starts the emulator and waits until the guest takes scenarios.
-    fn start(mut qemu: Command, console: &Path) -> Result<Machine, (String, Option<Trouble>)> {
+    fn start(
+        mut qemu: Command,
+        console: &Path,
+        silence: Duration,
+    ) -> Result<Machine, (String, Option<Trouble>)> {
         let failed = |e: std::io::Error| (format!("{QEMU}: {e}"), None);
         qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         fs::write(console, "").map_err(failed)?;
@@ -189,8 +216,8 @@ impl Machine {
                 }
             }
         });
-        let machine = Machine { qemu, orders, lines, console: console.into() };
-        match machine.line(BOOT) {
+        let machine = Machine { qemu, orders, lines, console: console.into(), silence };
+        match machine.line(BOOT, &mut Heard::default()) {
             Ok(Line::Ready(_)) => Ok(machine),
             Ok(line) => Err((format!("the guest began with `{line}`"), None)),
             Err(trouble) => Err((format!("the guest {}", trouble.name()), Some(trouble))),
@@ -198,27 +225,39 @@ impl Machine {
     }
 
     /// The next line from the guest. What else comes over the wire is noise.
-    fn line(&self, silence: Duration) -> Result<Line, Trouble> {
-        let start = Instant::now();
+    fn line(&self, silence: Duration, heard: &mut Heard) -> Result<Line, Trouble> {
+        let mut last = Instant::now();
         loop {
+            if heard.looked.elapsed() >= TICK {
+                self.console_is_finite()?;
+                heard.looked = Instant::now();
+            }
             match self.lines.recv_timeout(TICK) {
                 Ok(text) => {
+                    heard.bytes += text.len() + 1;
+                    if heard.bytes > MAX_ANSWER {
+                        return Err(Trouble::Flooded(format!("over the wire: {text}")));
+                    }
                     if let Ok(line) = text.trim_end().parse() {
                         return Ok(line);
                     }
+                    last = Instant::now();
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(Trouble::Died(self.tail())),
-                Err(RecvTimeoutError::Timeout) if start.elapsed() > silence => {
+                Err(RecvTimeoutError::Timeout) if last.elapsed() > silence => {
                     return Err(Trouble::Hung(self.tail()));
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    if fs::metadata(&self.console).is_ok_and(|m| m.len() > MAX_CONSOLE) {
-                        let head = self.console_lines().into_iter().take(20).collect::<Vec<_>>();
-                        return Err(Trouble::Flooded(head.join("\n")));
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    fn console_is_finite(&self) -> Result<(), Trouble> {
+        if fs::metadata(&self.console).map_or(0, |m| m.len()) <= MAX_CONSOLE {
+            return Ok(());
+        }
+        let head = self.console_lines().into_iter().take(20).collect::<Vec<_>>();
+        Err(Trouble::Flooded(head.join("\n")))
     }
 
     fn console_lines(&self) -> Vec<String> {
@@ -226,9 +265,12 @@ impl Machine {
         String::from_utf8_lossy(&text).lines().map(|l| l.trim_end().into()).collect()
     }
 
+    /// The console from where something went wrong on, else its end.
     fn tail(&self) -> String {
         let lines = self.console_lines();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        let end = lines.len().saturating_sub(20);
+        let from = lines.iter().position(|l| is_bad(l)).unwrap_or(end);
+        lines[from..].iter().take(40).cloned().collect::<Vec<_>>().join("\n")
     }
 
     fn run(&mut self, ops: &[Op], scale: u32) -> GuestRun {
@@ -257,8 +299,9 @@ impl Machine {
         if self.orders.write_all(text.as_bytes()).is_err() {
             return Err(Trouble::Died(self.tail()));
         }
+        let mut heard = Heard::default();
         loop {
-            match self.line(SILENCE)? {
+            match self.line(self.silence, &mut heard)? {
                 Line::End => return Ok(()),
                 line => note(line),
             }
@@ -311,6 +354,9 @@ pub struct Guest {
     machine: Option<Machine>,
     /// An archive that is for this guest only.
     own_initrd: Option<PathBuf>,
+    /// The longest that it may say nothing, from the next boot on: after that
+    /// it hangs.
+    pub silence: Duration,
     boots: u32,
     booting: Duration,
 }
@@ -322,7 +368,8 @@ impl Guest {
         let name = format!("console-{}", std::process::id());
         let console = parts.initrd.with_file_name(name);
         let (machine, own_initrd) = (None, None);
-        Guest { parts, console, machine, own_initrd, boots: 0, booting: Duration::ZERO }
+        let (silence, booting) = (SILENCE, Duration::ZERO);
+        Guest { parts, console, machine, own_initrd, silence, boots: 0, booting }
     }
 
     /// Brings programs along, by name, from the next boot on.
@@ -343,6 +390,11 @@ impl Guest {
         &self.parts.release
     }
 
+    /// Why it has no module, if it has none.
+    pub fn no_module(&self) -> Option<&Failure> {
+        self.parts.no_module.as_ref()
+    }
+
     /// How often it booted, and how long that took in all.
     pub fn boots(&self) -> (u32, Duration) {
         (self.boots, self.booting)
@@ -353,7 +405,8 @@ impl Guest {
     /// # Errors
     /// If it does not boot. What happens to the guest later is an answer.
     pub fn run(&mut self, ops: &[Op], scale: u32) -> Result<GuestRun, Failure> {
-        let run = self.booted()?.run(ops, scale);
+        let mut run = self.booted()?.run(ops, scale);
+        run.no_module = self.parts.no_module.is_some();
         if run.warned() || run.trouble.is_some() || run.lost() {
             self.machine = None;
         }
@@ -377,7 +430,7 @@ impl Guest {
             Some(machine) => Ok(machine),
             none => {
                 let start = Instant::now();
-                let machine = Machine::boot(&self.parts, &self.console)?;
+                let machine = Machine::boot(&self.parts, &self.console, self.silence)?;
                 self.boots += 1;
                 self.booting += start.elapsed();
                 Ok(none.insert(machine))
@@ -396,7 +449,7 @@ mod tests {
         let console = dir.path().join("console");
         let mut sh = Command::new("sh");
         sh.args(["-c", script, "sh"]).arg(&console);
-        let machine = Machine::start(sh, &console);
+        let machine = Machine::start(sh, &console, SILENCE);
         (dir, machine)
     }
 
@@ -430,6 +483,16 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_shown_from_its_first_line_on() {
+        let (_dir, machine) = guest(
+            "echo ready x; read run
+             (echo early; echo 'Kernel panic: why'; seq 100) > $1; exit 1",
+        );
+        let trouble = machine.unwrap().run(&ops(), 1).trouble.unwrap();
+        assert!(trouble.console().starts_with("Kernel panic: why\n1\n2\n"), "{trouble:?}");
+    }
+
+    #[test]
     fn a_guest_that_floods_its_console_is_stopped() {
         let (_dir, machine) =
             guest("echo ready x; read run; yes oops | head -c 2000000 > $1; exec sleep 60");
@@ -443,9 +506,28 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_answers_while_it_floods_its_console_is_stopped() {
+        let (_dir, machine) = guest(
+            "echo ready x; read run; yes oops | head -c 2000000 > $1
+             while echo 'k oops'; do sleep 0.05; done",
+        );
+        let run = machine.unwrap().run(&ops(), 1);
+        assert_eq!(run.trouble.as_ref().map(Trouble::name), Some("flooded its console"));
+    }
+
+    #[test]
+    fn a_program_that_prints_without_end_is_stopped() {
+        let (_dir, machine) = guest("echo ready x; read exec; exec yes 'p again'");
+        let run = machine.unwrap().exec("yes");
+        assert_eq!(run.trouble, Some(Trouble::Flooded("over the wire: p again".into())));
+        assert!(run.printed.len() > 1000);
+    }
+
+    #[test]
     fn a_guest_that_says_nothing_hangs() {
         let (_dir, machine) = guest("echo ready x; echo stuck > $1; exec sleep 60");
-        let hung = machine.unwrap().line(Duration::from_millis(300)).unwrap_err();
+        let hung =
+            machine.unwrap().line(Duration::from_millis(300), &mut Heard::default()).unwrap_err();
         assert_eq!(hung, Trouble::Hung("stuck".into()));
     }
 

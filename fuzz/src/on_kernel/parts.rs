@@ -31,13 +31,12 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub enum Choice {
     /// The newest cloud image that Debian has of a series, such as `6.12`.
     Debian(String),
-    /// An image (bzImage or vmlinux) of one's own, and the build folder or
-    /// headers that its modules are built against.
+    /// A kernel of one's own.
     Own {
-        /// The image.
+        /// Its image: bzImage or vmlinux.
         image: PathBuf,
-        /// The folder.
-        headers: PathBuf,
+        /// The build folder or headers that its modules are built against.
+        headers: Option<PathBuf>,
     },
 }
 
@@ -52,32 +51,42 @@ pub struct Parts {
     pub initrd: PathBuf,
     /// The images of its disks.
     pub disks: [PathBuf; 2],
+    /// Why there is no module, if there is none, and what would get it.
+    pub no_module: Option<Failure>,
 }
 
-/// Gets everything, or says what is missing. `root` is the workspace.
+/// Gets everything, or says what is missing. `root` is the workspace. A
+/// module that is not `wanted`, or cannot be built, is left out.
 ///
 /// # Errors
 /// Names the package or tool that is missing and the command that gets it.
-pub fn gather(root: &Path, choice: &Choice) -> Result<Parts, Failure> {
+pub fn gather(root: &Path, choice: &Choice, wanted: bool) -> Result<Parts, Failure> {
     emulator()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let cache = target.join("on-kernel");
     let (release, image, headers) = match choice {
         Choice::Debian(series) => debian(&cache, series)?,
-        Choice::Own { image, headers } => own(image, headers)?,
+        Choice::Own { image, headers } => own(image, headers.as_deref())?,
     };
     let dir = cache.join(&release);
-    let module = build_module(&dir.join("module"), &headers)?;
+    let headers = match wanted {
+        true => headers,
+        false => Err(Failure::new("it was not wanted", "leave out --no-module")),
+    };
+    let module = headers.and_then(|headers| build_module(&dir.join("module"), &headers));
     let init = build_init(root, &cache)?;
-    let initrd = dir.join("initrd");
-    let files = [("init", 0o755, init), ("gupdev.ko", 0o644, module)];
+    make_dir(&dir)?;
+    let mut files = vec![("init", 0o755, init)];
+    // Another guest may want it otherwise.
+    let initrd = dir.join(if module.is_ok() { "initrd" } else { "initrd-no-module" });
+    let no_module = module.map(|ko| files.push(("gupdev.ko", 0o644, ko))).err();
     let archive = archive(&files).map_err(|e| Failure::new(e, "cargo gup confirm --help"))?;
     // Another guest may be reading it.
     if fs::read(&initrd).ok().as_ref() != Some(&archive) {
         write(&initrd, &archive)?;
     }
     let disks = disks::make(&cache)?;
-    Ok(Parts { release, image, initrd, disks })
+    Ok(Parts { release, image, initrd, disks, no_module })
 }
 
 impl Parts {
@@ -116,7 +125,8 @@ pub fn compile(text: &str) -> Result<Vec<u8>, Failure> {
 /// What a guest with the newest kernel of a series lacks that only the user
 /// can install.
 pub fn missing(series: &str) -> Option<Failure> {
-    emulator().and_then(|()| newest(series)).err()
+    let found = emulator().and_then(|()| releases(series));
+    found.and_then(|releases| with_headers(&releases).map(drop)).err()
 }
 
 fn emulator() -> Result<(), Failure> {
@@ -125,40 +135,76 @@ fn emulator() -> Result<(), Failure> {
     there.then_some(()).ok_or_else(|| Failure::new(format!("{QEMU} is not there"), next))
 }
 
-fn own(image: &Path, headers: &Path) -> Result<(String, PathBuf, PathBuf), Failure> {
+/// A kernel: its release, its image, and its headers or why there are none.
+type Kernel = (String, PathBuf, Result<PathBuf, Failure>);
+
+fn own(image: &Path, headers: Option<&Path>) -> Result<Kernel, Failure> {
     let next = "cargo gup confirm --help";
-    fs::metadata(image).map_err(|e| Failure::new(format!("{}: {e}", image.display()), next))?;
+    let failed =
+        |what: &dyn std::fmt::Display| Failure::new(format!("{}: {what}", image.display()), next);
+    let bytes = fs::read(image).map_err(|e| failed(&e))?;
+    let release = release_of(&bytes).ok_or_else(|| failed(&"neither a bzImage nor a vmlinux"))?;
+    let Some(headers) = headers else {
+        let next = "cargo gup confirm --vmlinux FILE --headers FOLDER";
+        let none = Failure::new("no --headers, which our module is built against", next);
+        return Ok((release, image.into(), Err(none)));
+    };
     let file = headers.join("include/config/kernel.release");
-    let release = fs::read_to_string(&file).map_err(|e| {
+    let theirs = fs::read_to_string(&file).map_err(|e| {
         Failure::new(format!("{}: {e}", file.display()), "make modules_prepare in that folder")
     })?;
-    Ok((release.trim().into(), image.into(), headers.into()))
+    if theirs.trim() != release {
+        let message = format!("the image is of {release}, the headers of {}", theirs.trim());
+        return Err(Failure::new(message, next));
+    }
+    Ok((release, image.into(), Ok(headers.into())))
+}
+
+/// The release that an image says it is. The kernel's
+/// Documentation/arch/x86/boot.rst has the header of a bzImage; a vmlinux has
+/// its banner.
+fn release_of(image: &[u8]) -> Option<String> {
+    let text = if image.get(0x202..0x206) == Some(b"HdrS") {
+        let at = image.get(0x20e..0x210)?;
+        image.get(0x200 + usize::from(u16::from_le_bytes([at[0], at[1]]))..)?
+    } else if image.starts_with(b"\x7fELF") {
+        const BANNER: &[u8] = b"Linux version ";
+        let at = image.windows(BANNER.len()).position(|w| w == BANNER)?;
+        &image[at + BANNER.len()..]
+    } else {
+        return None;
+    };
+    let end = text.iter().position(|&b| b == b' ' || b == 0)?;
+    String::from_utf8(text[..end].into()).ok()
 }
 
 // ---- Debian's packages ----
 
-/// The newest image of a series whose headers are here; downloads it once.
-fn debian(cache: &Path, series: &str) -> Result<(String, PathBuf, PathBuf), Failure> {
-    let release = newest(series)?;
-    let image = cache.join(&release).join("vmlinuz");
+/// The newest image of a series whose headers are here, or without those the
+/// newest; downloads it once.
+fn debian(cache: &Path, series: &str) -> Result<Kernel, Failure> {
+    let releases = releases(series)?;
+    let (release, headers) = match with_headers(&releases) {
+        Ok(release) => (release, Ok(headers(release))),
+        Err(none) => (&releases[0], Err(none)),
+    };
+    let image = cache.join(release).join("vmlinuz");
     if !image.exists() {
-        download(&cache.join(&release), &release)?;
+        download(&cache.join(release), release)?;
     }
-    let headers = headers(&release);
-    Ok((release, image, headers))
+    Ok((release.clone(), image, headers))
 }
 
 fn headers(release: &str) -> PathBuf {
     format!("/usr/src/linux-headers-{release}").into()
 }
 
-/// The newest release of a series whose headers are here.
-fn newest(series: &str) -> Result<String, Failure> {
-    let releases = releases(series)?;
+/// The newest of these releases whose headers are here.
+fn with_headers(releases: &[String]) -> Result<&String, Failure> {
     let built = |release: &&String| headers(release).join("Makefile").exists();
-    releases.iter().find(built).cloned().ok_or_else(|| {
+    releases.iter().find(built).ok_or_else(|| {
         Failure::new(
-            format!("no headers of a {series} cloud kernel, which our module is built against"),
+            format!("no headers of {}, which our module is built against", releases[0]),
             format!("sudo apt-get install linux-headers-{}", releases[0]),
         )
     })
@@ -333,11 +379,52 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_the_command_that_gets_it() {
-        let none = own(Path::new("no-such-image"), Path::new("/")).unwrap_err();
+        let none = own(Path::new("no-such-image"), None).unwrap_err();
         assert!(none.message.contains("no-such-image"), "{none:?}");
         let failed = run(&mut Command::new("no-such-tool"), "get it").unwrap_err();
         assert_eq!(failed.next, "get it");
         let failed = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]), "x").unwrap_err();
         assert!(failed.message.contains("why"), "{failed:?}");
+    }
+
+    #[test]
+    fn headers_that_are_not_there_are_named() {
+        let none = with_headers(&["6.12.999-cloud-amd64".into()]).unwrap_err();
+        assert!(none.message.contains("no headers of 6.12.999-cloud-amd64"), "{none:?}");
+        assert_eq!(none.next, "sudo apt-get install linux-headers-6.12.999-cloud-amd64");
+    }
+
+    #[test]
+    fn an_image_says_which_release_it_is() {
+        let mut bzimage = vec![0; 0x300];
+        bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+        bzimage[0x20e..0x210].copy_from_slice(&0x40u16.to_le_bytes());
+        bzimage[0x240..0x250].copy_from_slice(b"6.14.0-rc1+ (me)");
+        assert_eq!(release_of(&bzimage).as_deref(), Some("6.14.0-rc1+"));
+        bzimage[0x20f] = 0xff;
+        assert_eq!(release_of(&bzimage), None);
+        let vmlinux = b"\x7fELF ... Linux version 6.1.192 (gcc) ...";
+        assert_eq!(release_of(vmlinux).as_deref(), Some("6.1.192"));
+        for other in [&b""[..], b"\x7fELF Linux version 6", b"#! Linux version 6.1 "] {
+            assert_eq!(release_of(other), None);
+        }
+    }
+
+    #[test]
+    fn headers_must_be_those_of_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("vmlinux");
+        write(&image, b"\x7fELF Linux version 6.12.1 (gcc)").unwrap();
+        let (release, _, headers) = own(&image, None).unwrap();
+        assert_eq!(release, "6.12.1");
+        assert!(headers.unwrap_err().next.contains("--headers"));
+        let none = own(&image, Some(dir.path())).unwrap_err();
+        assert!(none.next.contains("modules_prepare"), "{none:?}");
+        let config = dir.path().join("include/config");
+        make_dir(&config).unwrap();
+        for (theirs, fit) in [("6.12.1\n", true), ("6.12.2\n", false)] {
+            write(&config.join("kernel.release"), theirs.as_bytes()).unwrap();
+            assert_eq!(own(&image, Some(dir.path())).is_ok(), fit, "{theirs}");
+        }
     }
 }

@@ -10,8 +10,14 @@ use crate::exec::{SlotView, TraceLine};
 
 /// The slots that an op changed in the guest: one row if the model has the
 /// same numbers, else one each. Of a huge page's slots only the first is
-/// shown.
-pub fn page_rows(line: &TraceLine, before: Option<&Ran>, ran: &Ran, scale: u32) -> String {
+/// shown. Without the module what it would see is left out.
+pub fn page_rows(
+    line: &TraceLine,
+    before: Option<&Ran>,
+    ran: &Ran,
+    scale: u32,
+    module: bool,
+) -> String {
     let mut out = String::new();
     let mut shown = None;
     for (slot, seen) in &ran.slots {
@@ -23,10 +29,12 @@ pub fn page_rows(line: &TraceLine, before: Option<&Ran>, ran: &Ran, scale: u32) 
             continue;
         }
         shown = whole;
-        let kernel = kernel_row(seen, scale);
+        let letters = if module { "wHszaeM" } else { "zaM" };
+        let kernel = kernel_row(seen, scale, letters);
         let swapped = line.state.swapped.contains(slot);
         let model = match line.state.slots.get(slot) {
-            Some(v) => model_row(v, seen),
+            Some(v) if module || seen.order == 0 => model_row(v, seen, letters),
+            Some(_) => kernel.clone(),
             None if swapped => SWAP_ENTRY.into(),
             None => "nothing".into(),
         };
@@ -53,7 +61,7 @@ const SWAP_ENTRY: &str = "swap entry";
 
 /// Counts as the model has them: what is counted for each page of a huge one
 /// is divided.
-fn kernel_row(s: &Seen, scale: u32) -> String {
+fn kernel_row(s: &Seen, scale: u32, shown: &str) -> String {
     if s.flags.contains(SeenFlags::NONPRESENT) {
         return SWAP_ENTRY.into();
     }
@@ -72,11 +80,12 @@ fn kernel_row(s: &Seen, scale: u32) -> String {
         (SeenFlags::MOVABLE, 'M'),
     ];
     let letters = flags.into_iter().filter(|&(f, _)| s.flags.contains(f)).map(|(_, c)| c);
+    let letters = letters.filter(|&c| shown.contains(c));
     counts(refcount, mapcount, s.pincount / each, &letters.collect::<String>())
 }
 
 /// Uncounted pages have what the kernel says.
-fn model_row(v: &SlotView, s: &Seen) -> String {
+fn model_row(v: &SlotView, s: &Seen, shown: &str) -> String {
     let flags = [
         (v.accessible && v.write, 'w'),
         (v.huge, 'H'),
@@ -86,7 +95,8 @@ fn model_row(v: &SlotView, s: &Seen) -> String {
         (v.exclusive && s.flags.contains(SeenFlags::PRESENT), 'e'),
         (v.movable, 'M'),
     ];
-    let letters = flags.into_iter().filter(|f| f.0).map(|(_, c)| c).collect::<String>();
+    let letters = flags.into_iter().filter(|f| f.0).map(|(_, c)| c);
+    let letters = letters.filter(|&c| shown.contains(c)).collect::<String>();
     if v.special || v.zero_page {
         return counts(s.refcount, s.mapcount, s.pincount, &letters);
     }

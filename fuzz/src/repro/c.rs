@@ -13,7 +13,6 @@ mod check;
 use std::fmt::Write;
 
 use gup_core::errno::Errno;
-use gup_core::flags::Foll;
 use gup_core::history::Kernel;
 use gup_core::model::filemap::{FILE_PAGES, File};
 use gup_core::model::mm::MmId;
@@ -25,10 +24,10 @@ use super::Reproducer;
 use super::report::kernel_text;
 use super::text::{flags_text, result_text};
 use crate::on_kernel::compare::{as_guest, model};
-use crate::on_kernel::express::{Version, not_expressible, scale, unpin_number};
+use crate::on_kernel::express::{Version, by_io_uring, not_expressible, scale, unpin_number};
 use crate::on_kernel::machine::GuestRun;
 use crate::on_kernel::wire::Answer;
-use crate::scenario::{Call, CallOp, MMS, Op, Range, Unpin, What};
+use crate::scenario::{CallOp, MMS, Op, Range, Unpin, What};
 
 const DEVICE_TYPES: &str = include_str!("../../on-kernel/module/gupdev.h");
 const PRELUDE: &str = include_str!("c/prelude.h");
@@ -139,12 +138,8 @@ fn expected(i: usize, answer: &Answer, check: &Option<Check>) -> Option<i64> {
 
 /// How the program can do it: without the module if that is enough.
 fn means(ops: &[Op], look: Option<&Look>, runs: &[&GuestRun], scale: u32) -> Means {
-    let ring = Foll::WRITE | Foll::LONGTERM;
     let plain = ops.iter().all(|op| match op.what {
-        What::Call(c) => {
-            let pins = matches!(c.call, Call::PinUserPages | Call::PinUserPagesFast);
-            pins && c.flags == ring && !c.nopages && !c.locked
-        }
+        What::Call(c) => by_io_uring(&c),
         What::Mmap(_, _, kind) => matches!(kind, Kind::Anon | Kind::AnonThp),
         What::PutPage(_)
         | What::Tee(..)

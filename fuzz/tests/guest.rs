@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Guests that misbehave: whatever happens in one, there is a clear result,
+//! no QEMU is left, and the next scenario runs. And guests without the module.
+//!
+//! They need QEMU and a kernel's headers, so `cargo gup test` runs them where
+//! those are, and says so where not.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use gup_fuzz::on_kernel::machine::{Guest, ProgramRun, Trouble};
+use gup_fuzz::on_kernel::parts::{Choice, QEMU, compile, gather};
+use gup_fuzz::on_kernel::wire::Answer;
+use gup_fuzz::scenario::Op;
+
+/// A guest with a program in it.
+fn with_program(name: &str, text: &str) -> Guest {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut guest = Guest::new(gather(root, &Choice::Debian("6.12".into()), true).unwrap());
+    guest.bring(&[(name.into(), compile(text).unwrap())]).unwrap();
+    guest
+}
+
+/// QEMUs that are children of this process.
+fn emulators() -> usize {
+    let ours = |dir: &Path| {
+        let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+        // Its name, in parentheses, its state, its parent.
+        let (name, rest) = stat.rsplit_once(')')?;
+        let parent = rest.split_whitespace().nth(1)?;
+        (name.contains(&QEMU[..15]) && parent == std::process::id().to_string()).then_some(())
+    };
+    let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    all.filter(|entry| ours(&entry.path()).is_some()).count()
+}
+
+/// Runs a program that ends its guest; then a scenario, for which there must
+/// be another.
+fn misbehaves(name: &str, text: &str) -> ProgramRun {
+    let mut guest = with_program(name, text);
+    guest.silence = Duration::from_secs(20);
+    let run = guest.exec(name).unwrap();
+    assert_eq!((emulators(), guest.boots().0), (0, 1), "{run:?}");
+    let ops = ["mmap m0 0x0 1 rw private anon", "h0 = pin_user_pages m0 0x0 1 FOLL_WRITE"];
+    let ops: Vec<Op> = ops.map(|l| l.parse().unwrap()).into();
+    let next = guest.run(&ops, 1).unwrap();
+    assert_eq!(next.ops[1].answer, Answer::Returned(1), "{next:?}");
+    assert_eq!((emulators(), guest.boots().0), (1, 2));
+    drop(guest);
+    assert_eq!(emulators(), 0, "a stray process");
+    run
+}
+
+/// One test: what it counts are the processes of all.
+#[test]
+#[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
+fn a_guest_that_misbehaves_is_named_and_replaced() {
+    let run = misbehaves(
+        "crash",
+        "#include <stdio.h>
+         int main(void)
+         {
+             puts(\"before\");
+             fflush(stdout);
+             FILE *f = fopen(\"/proc/sysrq-trigger\", \"w\");
+             fputs(\"c\", f);
+             fclose(f);
+             return 0;
+         }",
+    );
+    let Some(Trouble::Died(console)) = &run.trouble else { panic!("{run:?}") };
+    assert!(console.contains("sysrq triggered crash"), "{console}");
+    assert_eq!(run.printed, ["before"]);
+
+    let run = misbehaves(
+        "hang",
+        "#include <sched.h>
+         #include <stdio.h>
+         int main(void)
+         {
+             struct sched_param first = { .sched_priority = 99 };
+             FILE *f = fopen(\"/proc/sys/kernel/sched_rt_runtime_us\", \"w\");
+             fputs(\"-1\", f);
+             fclose(f);
+             if (sched_setscheduler(0, SCHED_FIFO, &first))
+                 return 1;
+             for (;;)
+                 ;
+         }",
+    );
+    assert!(matches!(run.trouble, Some(Trouble::Hung(_))), "{run:?}");
+    assert_eq!(run.status, None);
+
+    let run = misbehaves(
+        "flood",
+        "#include <stdio.h>
+         int main(void)
+         {
+             FILE *f = fopen(\"/dev/console\", \"w\");
+             while (fputs(\"again and again and again\\n\", f) >= 0)
+                 ;
+             return 1;
+         }",
+    );
+    let Some(Trouble::Flooded(console)) = &run.trouble else { panic!("{run:?}") };
+    assert!(console.contains("again and again"), "{console}");
+}
+
+/// What `cargo gup confirm` prints of a scenario, and its exit status.
+fn confirm(args: &[&str], text: &str) -> (String, Option<i32>) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("scenario.gup");
+    fs::write(&file, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gup"));
+    let output = command.arg("confirm").args(args).arg(&file).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    (format!("{}{error}", String::from_utf8_lossy(&output.stdout)), output.status.code())
+}
+
+/// Pins, gets and page states without the module, and more than one process.
+const PLAIN: &str = "# gup reproducer, format 1
+kernel: v5.15
+oracle: errno
+
+mmap m0 0x0 4 rw private anon
+write m0 0x0 2
+read m0 0x2000 1
+h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM
+h1 = get_user_pages_fast m0 0x0 3 0
+h2 = tee h1
+fork m0 m1
+write m1 0x0 2
+swapout m1 0x1000
+read m1 0x1000 1
+put_page h1
+h3 = pin_user_pages_fast m1 0x8000 1 FOLL_WRITE|FOLL_LONGTERM
+unpin_user_pages h0
+exit m0
+migrate m1 0x0
+put_page h2
+";
+
+#[test]
+#[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
+fn without_the_module_a_scenario_is_confirmed_and_the_rest_is_named() {
+    let same = "does not happen: the kernel does as v6.12";
+    let (with, status) = confirm(&[], PLAIN);
+    assert!(with.contains(same) && status == Some(0), "{with}");
+    assert!(!with.contains("WITHOUT") && !with.contains("without the module"), "{with}");
+
+    let (without, status) = confirm(&["--no-module"], PLAIN);
+    assert!(without.contains(&format!("{same}; compared without the module")), "{without}");
+    assert_eq!(status, Some(0));
+    assert!(without.contains("WITHOUT THE MODULE:"), "{without}");
+    assert!(without.contains("Not compared: contents of pages"), "{without}");
+    // The pinned page, which is not movable any more.
+    for row in ["m0:0x0     1025     1     0 a\n", "m1:0x1000 swap entry"] {
+        assert!(without.contains(row), "{row}: {without}");
+    }
+    assert!(!without.contains("(kernel)"), "{without}");
+
+    let more = PLAIN.replace("tee h1", "get_user_pages m0 0x0 1 FOLL_WRITE");
+    let (refused, status) = confirm(&["--no-module"], &more);
+    assert!(refused.contains("not expressible: op 6: without the module"), "{refused}");
+    assert_eq!(status, Some(0));
+}
