@@ -605,7 +605,7 @@ impl What {
     fn normalised(mut self) -> Self {
         if let What::Call(c) = &mut self {
             c.locked &= c.call.remote();
-            // A pin without pages follows a NULL pointer in the C.
+            // A pin without pages follows a NULL pointer in the C of v5.15.
             c.nopages &= !c.call.pins() && !c.call.fast();
             if c.nopages {
                 c.flags -= Foll::GET;

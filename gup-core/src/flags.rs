@@ -76,6 +76,8 @@ bitflags! {
         const MAYWRITE = 0x20;
         /// A shared mapping, be it of a file opened for reading only.
         const MAYSHARE = 0x80;
+        /// A stack that grows by itself.
+        const GROWSDOWN = 0x100;
         /// A driver's mapping of raw frame numbers, without struct pages.
         const PFNMAP = 0x400;
         /// mlock()ed.

@@ -15,7 +15,7 @@ use gup_core::model::folio::{Folio, folio_ref_add};
 use gup_core::model::limits::{PAGE_SIZE, TASK_SIZE};
 use gup_core::model::memory::user_store;
 use gup_core::model::mm::{MmId, mmap_read_lock};
-use gup_core::model::mmap::{FileMap, Kind, Prot, mm_alloc, mmap, mmap_file};
+use gup_core::model::mmap::{FileMap, Kind, Prot, mm_alloc, mmap, mmap_file, mmap_stack};
 use gup_core::model::pgtable::mapped_page;
 use gup_core::model::{Cpu, Limits, Page, World};
 use gup_core::splat::SplatKind;
@@ -234,6 +234,21 @@ fn the_port_is_the_c_at_the_end_of_the_addresses() {
     }
 }
 
+/// The C tells the log, and never more than once an hour.
+#[test]
+fn the_port_is_the_c_below_a_stack() {
+    if !is_followed() {
+        return;
+    }
+    let twins = Twins::new(|cpu| mmap_stack(cpu, MM, 40 * PAGE_SIZE, 2).unwrap());
+    for which in calls().filter(|call| !call.fast_only()) {
+        for (page, result) in [(39, Err(Errno::EFAULT)), (20, Err(Errno::EFAULT)), (41, Ok(1))] {
+            let come = twins.same_call(&call(which, page, 1, Foll::WRITE), None);
+            assert_eq!(come.to.map(|to| to.0), Some(result));
+        }
+    }
+}
+
 /// Where memory of each kind lies, and what it is.
 fn every_kind(cpu: &Cpu) {
     let map = |page: u64, pages, kind| {
@@ -445,8 +460,7 @@ fn the_port_is_the_c_when_one_failure_follows_another() {
     assert!(nothing > 100 && some > 100, "{nothing} interrupted, {some} in the middle");
 }
 
-/// What another CPU does in the middle of a call, where the C looks again for
-/// that very reason.
+/// What another CPU does in the middle of an op, and the C looks for.
 const MIDDLE: &[(&str, &str)] = &[
     (
         "try_get_folio(): the page is not of that folio any more",
@@ -470,10 +484,20 @@ const MIDDLE: &[(&str, &str)] = &[
          h0 = get_user_pages m0 0x0 1 FOLL_HONOR_NUMA_FAULT
              at lock 1 numa_hint m0 0x0 8",
     ),
+    (
+        "sanity_check_pinned_pages(): the page is exclusive, its head is not",
+        "mmap m0 0x0 8 rw private anon thp
+         write m0 0x0 1
+         lru_add_drain_all
+         split_huge_pmd m0 0x0
+         swapout m0 0x0
+             at entry-rmw 2 h0 = pin_user_pages_fast m0 0x7000 1 FOLL_WRITE
+         unpin_user_pages h0",
+    ),
 ];
 
 #[test]
-fn the_port_is_the_c_in_the_middle_of_a_walk() {
+fn the_port_is_the_c_in_the_middle_of_an_op() {
     let (mut against, mut executor) = (against_c(), Executor::with_subject(kernel(), RealGup));
     for (what, ops) in MIDDLE {
         let text = format!("# gup reproducer, format 1\nkernel: v6.12 fixed\n\n{ops}\n");

@@ -163,6 +163,16 @@ pub fn mmap(
     })
 }
 
+/// Maps `pages` pages at `addr` with MAP_GROWSDOWN. In the model nothing lets
+/// the stack grow: since v6.5 GUP does not either. C: do_mmap(), mm/mmap.c
+///
+/// # Errors
+/// As [`mmap`].
+pub fn mmap_stack(cpu: &Cpu, mm: MmId, addr: u64, pages: u64) -> Result<(), Errno> {
+    let flags = Prot::ReadWrite.vm_flags() | Kind::Anon.vm_flags() | VmFlags::GROWSDOWN;
+    mmap_region(cpu, mm, addr, pages, flags, Backing::NONE, |_| Ok(()))
+}
+
 /// Maps `pages` pages of a file at `addr`. C: do_mmap(), mm/mmap.c, and the
 /// mmap() of file_operations
 ///

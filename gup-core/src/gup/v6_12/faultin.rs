@@ -181,7 +181,7 @@ fn check_vma_flags(cpu: &Cpu, vma: &Vma, gup_flags: Foll) -> Result<(), Errno> {
 /// C: gup_vma_lookup(), mm/gup.c, v6.12
 fn gup_vma_lookup(cpu: &Cpu, mm: MmId, addr: u64) -> Option<Vma> {
     let vma = find_vma(cpu, mm, addr);
-    // PORT: no VM_GROWSDOWN area to warn about.
+    // PORT: without the message that a stack does not grow any more.
     vma.filter(|v| addr >= v.start)
 }
 
