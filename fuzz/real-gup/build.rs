@@ -92,7 +92,8 @@ fn compile(gup_c: &Path, include: &Path, tree: &Tree) -> Result<(), cc::Error> {
         .flag("--param=asan-instrumentation-with-call-threshold=0");
     gup.flag("--param=asan-globals=0");
     if env::var_os(COVERAGE).is_some() {
-        gup.flag("--coverage");
+        // Threads count in the same places.
+        gup.flag("--coverage").flag("-fprofile-update=atomic");
     }
     let mut own = shim(include, tree);
     if env::var_os(SANITIZE).is_some() {

@@ -19,6 +19,7 @@ are printed side by side, with the line of the C.
 Examples:
   cargo gup against-c
   cargo gup against-c --ops 100000000
+  cargo gup against-c --coverage
   LINUX=~/linux cargo gup against-c gup-out/finding-1/reproducer.gup")]
 pub struct AgainstC {
     /// Compare these reproducers instead of random scenarios
@@ -32,13 +33,28 @@ pub struct AgainstC {
     /// Where the random numbers begin
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print which lines and branches of the C that and the tests come to;
+    /// it needs gcov
+    #[arg(long, conflicts_with_all = ["files", "jobs", "seed"])]
+    coverage: bool,
+}
+
+impl AgainstC {
+    /// Whether this build can do it: the C has to be compiled in, or is
+    /// compiled anew.
+    pub(super) fn needs_c(&self) -> bool {
+        !self.coverage
+    }
 }
 
 #[cfg(not(feature = "real-gup"))]
 impl AgainstC {
     pub(super) fn run(self) -> Outcome {
+        let AgainstC { files, ops, jobs, seed, coverage } = self;
+        if coverage {
+            return super::coverage::measure(ops);
+        }
         // The front end starts another build; see in_build_with_c().
-        let AgainstC { files, ops, jobs, seed } = self;
         let message = format!("built without the C: {files:?} {ops} {jobs:?} {seed}");
         Err(super::Failure::new(message, "cargo gup against-c"))
     }
@@ -64,6 +80,9 @@ mod with_c {
 
     impl AgainstC {
         pub(in crate::cli) fn run(self) -> Outcome {
+            if self.coverage {
+                return crate::cli::coverage::measure(self.ops);
+            }
             let text = real_gup::text();
             println!("mm/gup.c of {}, {}", text.release, text.path);
             println!("beside the port of {}", kernel());

@@ -8,6 +8,7 @@
 mod against_c;
 mod confirm;
 mod conform;
+mod coverage;
 pub mod engine;
 mod folder;
 mod judge;
@@ -106,12 +107,8 @@ pub fn main() -> ExitCode {
     end_quietly_on_a_closed_pipe();
     // clap itself ends with 2 on what it cannot parse.
     let cli = Cli::parse();
-    if let Verb::AgainstC(_) = cli.verb
-        && !Chosen::C.is_built()
-    {
-        return in_build_with_c();
-    }
-    if !cli.subject.is_built() {
+    let needs_c = matches!(&cli.verb, Verb::AgainstC(v) if v.needs_c());
+    if !cli.subject.is_built() || (needs_c && !Chosen::C.is_built()) {
         return in_build_with_c();
     }
     cli.subject.choose();
