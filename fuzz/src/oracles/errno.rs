@@ -14,8 +14,8 @@ use gup_core::history::Base;
 use gup_core::model::cpu::Event;
 use gup_core::model::filemap::File;
 use gup_core::model::mm::{Vma, vma_lookup};
-use gup_core::model::page::is_pinnable_page;
 use gup_core::model::pgtable::{Leaf, leaf_or_swapped_at};
+use gup_core::model::zone::must_move;
 use gup_core::model::{Cpu, Page};
 
 use super::Violation;
@@ -186,7 +186,7 @@ pub fn specify(cpu: &Cpu, ledger: &Ledger, op: &CallOp) -> Spec {
         if let Some(page) = leaf.map_or(cached, |l| l.counted(cpu.world)) {
             let head = cpu.world.head_of(page);
             spec.saturated |= cpu.world.refcount(head) <= 0;
-            if op.flags.contains(Foll::LONGTERM) && !is_pinnable_page(cpu, head) {
+            if op.flags.contains(Foll::LONGTERM) && must_move(cpu.world, head) {
                 spec.immovable |= has_foreign_references(cpu, ledger, head);
                 let page = cpu.world.look(head);
                 spec.may_split |= base >= Base::V6_12 && page.anon && page.order > 0;

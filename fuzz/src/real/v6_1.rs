@@ -8,8 +8,8 @@
 use gup_core::flags::Foll;
 use gup_core::history::Defect;
 use gup_core::model::mm::{Vma, vma_lookup};
-use gup_core::model::page::is_pinnable_page;
 use gup_core::model::pgtable::leaf_or_swapped_at;
+use gup_core::model::zone::must_move;
 use gup_core::model::{Cpu, Page};
 
 use crate::exec::against::{Alike, Difference};
@@ -101,7 +101,7 @@ pub const DIFFERENCES: &[Difference] = &[
         since: "\"mm/gup: fix always draining LRU caches\" (6.12.y)",
         what: "the LRU batches are drained before a page is moved only if it may be in one",
         shows: |cpu, op| {
-            let movable = |page: &Page| !is_pinnable_page(cpu, cpu.world.head_of(*page));
+            let movable = |page: &Page| must_move(cpu.world, cpu.world.head_of(*page));
             op.flags.contains(Foll::LONGTERM) && pages(cpu, op).any(|page| movable(&page))
         },
         alike: None,

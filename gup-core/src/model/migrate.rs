@@ -16,6 +16,7 @@
 
 use super::cpu::{Cpu, Event, FailSite};
 use super::filemap::{File, replace_page_cache};
+use super::folio::{Folio, folio_is_file_lru};
 use super::huge_memory::split_huge_page_to_list;
 use super::hugetlb::{
     alloc_hugetlb_folio, folio_putback_active_hugetlb, is_hugetlb, isolate_hugetlb,
@@ -25,9 +26,8 @@ use super::lru::{isolate_lru_page, putback_lru_page};
 use super::memory::copy_highpage;
 use super::page::{
     Mapping, Page, clear_flag, compound_head, compound_nr, compound_order, get_page_unless_gone,
-    page_anon, page_compound, page_count, page_file, page_is_file_lru, page_ref_add,
-    page_ref_freeze, page_ref_unfreeze, put_page, set_flag, test_flag, thp_nr_pages, trylock_page,
-    unlock_page,
+    page_anon, page_compound, page_count, page_file, page_ref_add, page_ref_freeze,
+    page_ref_unfreeze, put_page, set_flag, test_flag, thp_nr_pages, trylock_page, unlock_page,
 };
 use super::rmap::{RmapPlace, Unmap, remove_migration_ptes, try_to_migrate};
 use super::swap::{in_swap_cache, replace_swap_cache};
@@ -225,9 +225,9 @@ fn unmap_and_move_huge_page(
     moved
 }
 
-/// C: NR_ISOLATED_ANON + page_is_file_lru(page)
+/// C: NR_ISOLATED_ANON + folio_is_file_lru(folio)
 pub(crate) fn isolated_stat(cpu: &Cpu, page: Page) -> NodeStat {
-    if page_is_file_lru(cpu, page) {
+    if folio_is_file_lru(cpu, Folio(page)) {
         NodeStat::NR_ISOLATED_FILE
     } else {
         NodeStat::NR_ISOLATED_ANON

@@ -11,6 +11,7 @@
 
 use super::cpu::{Cpu, Event, FailSite, STEP_BUDGET};
 use super::filemap::File;
+use super::folio::{Folio, Migratetype, folio_mapping, folio_migratetype, secretmem_mapping};
 use super::wait::Wait;
 use super::zone;
 use crate::atomic::{Atomic32, Word64};
@@ -406,13 +407,16 @@ pub fn page_maybe_dma_pinned(cpu: &Cpu, page: Page) -> bool {
 }
 
 /// Whether the page may be pinned for long where it is.
-/// C: is_pinnable_page(), linux/mm.h
+/// C: is_pinnable_page(), linux/mm.h, v5.15
 #[inline]
+#[doc(alias = "folio_is_longterm_pinnable")]
 pub fn is_pinnable_page(cpu: &Cpu, page: Page) -> bool {
-    let isolate =
-        !cpu.has(Defect::IsolateIsPinnable) && zone::is_migrate_isolate_page(cpu.world, page);
     let movable = !cpu.has(Defect::CmaOnly) && zone::is_zone_movable_page(cpu.world, page);
-    !(movable || zone::is_migrate_cma_page(cpu.world, page) || isolate) || is_zero_page(cpu, page)
+    let migratetype = || folio_migratetype(cpu, Folio(page));
+    if cpu.has(Defect::IsolateIsPinnable) {
+        return !(movable || migratetype() == Migratetype::Cma) || is_zero_page(cpu, page);
+    }
+    migratetype() == Migratetype::Other && (!movable || is_zero_page(cpu, page))
 }
 
 /// C: is_zero_pfn(page_to_pfn(page)), linux/pgtable.h
@@ -445,14 +449,19 @@ pub fn page_file(cpu: &Cpu, page: Page) -> Option<File> {
 /// touch. C: page_is_secretmem(), linux/secretmem.h
 #[doc(alias = "secretmem_mapping")]
 pub fn page_is_secretmem(cpu: &Cpu, page: Page) -> bool {
+    if page_compound(cpu, page) {
+        return false;
+    }
     // A fresh page still waits in a batch, and is not on the LRU.
-    let skipped = cpu.has(Defect::SecretmemOffLru) && !page_lru(cpu, page);
-    !page_compound(cpu, page) && !skipped && page_file(cpu, page) == Some(File::Secretmem)
+    if cpu.has(Defect::SecretmemOffLru) && !page_lru(cpu, page) {
+        return false;
+    }
+    secretmem_mapping(folio_mapping(cpu, Folio(page)))
 }
 
-/// C: page_is_file_lru(), linux/mm_inline.h
+/// C: page_is_file_lru(), linux/mm_inline.h, v5.15
 pub fn page_is_file_lru(cpu: &Cpu, page: Page) -> bool {
-    !test_flag(cpu, page, Pg::SWAPBACKED)
+    !test_flag(cpu, compound_head(cpu, page), Pg::SWAPBACKED)
 }
 
 /// C: test_bit(flag, &page->flags)

@@ -613,9 +613,15 @@ pub(crate) fn huge_pte_lock(cpu: &Cpu, ptep: PtePtr) -> Ptl {
     ptl
 }
 
+/// The lock of the table that `pmd` points to. C: pte_lockptr(), linux/mm.h
+#[inline]
+pub fn pte_lockptr(pmd: Pmd) -> Ptl {
+    Ptl(pmd.table())
+}
+
 /// Locks the table that `pmd` points to. C: pte_offset_map_lock(), linux/mm.h
 pub fn pte_offset_map_lock(cpu: &Cpu, pmd: Pmd, addr: u64) -> (PtePtr, Ptl) {
-    let ptl = Ptl(pmd.table());
+    let ptl = pte_lockptr(pmd);
     spin_lock(cpu, ptl);
     (pte_offset_map(pmd, addr), ptl)
 }
@@ -637,7 +643,7 @@ pub fn __pte_offset_map_lock(cpu: &Cpu, pmdp: PmdPtr, addr: u64) -> Option<(PteP
     loop {
         let pmd = pmdp.read(cpu);
         let ptep = __pte_offset_map(pmd, addr)?;
-        let ptl = Ptl(pmd.table());
+        let ptl = pte_lockptr(pmd);
         spin_lock(cpu, ptl);
         if pmd == pmdp.read(cpu) {
             return Some((ptep, ptl));

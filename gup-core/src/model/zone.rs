@@ -167,6 +167,13 @@ pub fn is_migrate_isolate_page(world: &World, page: Page) -> bool {
     blocks.checked_shr(u32::from(page.0 >> PAGEBLOCK_ORDER)).unwrap_or(0) & 1 != 0
 }
 
+/// Whether a longterm pin may not leave the page where it is: a look from
+/// outside, no step.
+pub fn must_move(world: &World, page: Page) -> bool {
+    let kept = matches!(place(world, page), Place::Movable | Place::Cma);
+    page != world.zero_page() && (kept || is_migrate_isolate_page(world, page))
+}
+
 fn isolated_frames(world: &World) -> u128 {
     let blocks = world.isolated_blocks.read() as u32;
     if blocks == 0 {

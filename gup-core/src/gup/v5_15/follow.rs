@@ -18,9 +18,9 @@ use crate::model::page::{
     page_head, set_page_dirty,
 };
 use crate::model::pgtable::{
-    P4dPtr, Pgd, PgdPtr, Pmd, PmdPtr, Pte, PtePtr, PudPtr, assert_spin_locked, p4d_offset,
-    pgd_offset, pmd_lock, pmd_offset, pte_alloc, pte_offset_map_lock, pte_unmap_unlock, pud_offset,
-    spin_unlock,
+    P4dPtr, PgdPtr, Pmd, PmdPtr, Pte, PtePtr, PudPtr, assert_spin_locked, p4d_offset, pgd_offset,
+    pmd_lock, pmd_offset, pte_alloc, pte_lockptr, pte_offset_map, pte_unmap_unlock, pud_offset,
+    spin_lock, spin_unlock,
 };
 
 /// What a look-up of a page answers.
@@ -87,15 +87,16 @@ fn follow_page_pte(cpu: &Cpu, vma: &Vma, address: u64, pmdp: PmdPtr, flags: Foll
     if cpu.warn_on(both, "follow_page_pte", "FOLL_GET and FOLL_PIN") {
         return Err(Errno::EINVAL);
     }
-    // PORT: one read of the entry for pmd_bad() and pte_offset_map_lock().
-    // FOLL_MIGRATION would wait and retry: no migration is in progress
-    // while the model runs one op after the other, and no ported caller sets
-    // the flag.
-    let pmd = pmdp.read(cpu);
-    if pmd.bad() {
+    // PORT: FOLL_MIGRATION would wait and retry; no ported caller sets the
+    // flag.
+    if pmdp.read(cpu).bad() {
         return no_page_table(vma, flags);
     }
-    let (ptep, ptl) = pte_offset_map_lock(cpu, pmd, address);
+    // C: pte_offset_map_lock(), which reads the entry for the lock, and again
+    // for the table.
+    let ptl = pte_lockptr(pmdp.read(cpu));
+    let ptep = pte_offset_map(pmdp.read(cpu), address);
+    spin_lock(cpu, ptl);
     let pte = ptep.read(cpu);
     let page = 'out: {
         'no_page: {
@@ -193,7 +194,8 @@ fn follow_pmd_mask(
         return follow_page_pte(cpu, vma, address, pmdp, flags);
     }
     if flags.contains(Foll::SPLIT_PMD) {
-        // PORT: no huge zero page.
+        // PORT: no huge zero page: of the test for it the read is left.
+        let _: Pmd = pmdp.read(cpu);
         spin_unlock(cpu, ptl);
         split_huge_pmd(cpu, vma, pmdp);
         return if pte_alloc(cpu, pmdp) {
@@ -267,8 +269,8 @@ pub(crate) fn follow_page_mask(
     // PORT: follow_huge_addr() knows no address on x86.
     let pgdp = pgd_offset(cpu, vma.mm, address);
 
-    // PORT: with the folded P4D a PGD entry is never none, bad or huge.
-    let _: Pgd = pgdp.read(cpu);
+    // PORT: with the folded P4D a PGD entry is never none, bad or huge, and
+    // nothing is read to know it.
     follow_p4d_mask(cpu, vma, address, pgdp, flags, ctx)
 }
 
@@ -285,16 +287,17 @@ fn can_follow_write_pmd(pmd: Pmd, flags: Foll) -> bool {
 fn follow_trans_huge_pmd(cpu: &Cpu, _vma: &Vma, addr: u64, pmdp: PmdPtr, flags: Foll) -> Followed {
     assert_spin_locked(cpu, pmdp, "follow_trans_huge_pmd");
 
-    // PORT: one read under the lock, where the C reads for each test.
-    let pmd = pmdp.read(cpu);
-    if flags.contains(Foll::WRITE) && !can_follow_write_pmd(pmd, flags) {
+    if flags.contains(Foll::WRITE) && !can_follow_write_pmd(pmdp.read(cpu), flags) {
         return Ok(None);
     }
-    // PORT: no huge zero page to leave out of a core dump.
-    if flags.contains(Foll::NUMA) && pmd.protnone() {
+    if flags.contains(Foll::DUMP) {
+        // PORT: no huge zero page to leave out: of the test the read is left.
+        let _: Pmd = pmdp.read(cpu);
+    }
+    if flags.contains(Foll::NUMA) && pmdp.read(cpu).protnone() {
         return Ok(None);
     }
-    let page = pmd.pfn();
+    let page = pmdp.read(cpu).pfn();
     cpu.bug_on(!page_head(cpu, page), "follow_trans_huge_pmd", "!PageHead(page)");
 
     if !try_grab_page(cpu, page, flags) {

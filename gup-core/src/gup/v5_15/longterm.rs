@@ -9,12 +9,12 @@ use crate::flags::{Foll, GFP_USER, Gfp};
 use crate::history::Defect;
 use crate::model::Cpu;
 use crate::model::lru::{isolate_lru_page, lru_add_drain_all};
-use crate::model::migrate::{
-    MigrationTarget, PageList, isolated_stat, migrate_pages, putback_movable_pages,
-};
+use crate::model::migrate::{MigrationTarget, PageList, migrate_pages, putback_movable_pages};
 use crate::model::mm::{MmId, Vma};
-use crate::model::page::{Page, compound_head, is_pinnable_page, page_lru, put_page, thp_nr_pages};
-use crate::model::vmstat::mod_node_page_state;
+use crate::model::page::{
+    Page, compound_head, is_pinnable_page, page_is_file_lru, page_lru, put_page, thp_nr_pages,
+};
+use crate::model::vmstat::{NodeStat, mod_node_page_state};
 
 /// The number of pages if all may stay where they are. Else all are released
 /// and those that may not stay are migrated: 0 if that went well and the
@@ -49,8 +49,11 @@ fn check_and_migrate_movable_pages(
                 continue;
             }
             movable_page_list.add_tail(head);
+            // C: the arguments of one call, which gcc works out from the last.
             let nr = thp_nr_pages(cpu, head) as i64;
-            mod_node_page_state(cpu, isolated_stat(cpu, head), nr);
+            let file = page_is_file_lru(cpu, head);
+            let item = if file { NodeStat::NR_ISOLATED_FILE } else { NodeStat::NR_ISOLATED_ANON };
+            mod_node_page_state(cpu, item, nr);
         }
     }
 
