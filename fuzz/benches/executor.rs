@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! How fast scenarios run, in ops a second: with all oracles, with the slow
 //! path beside the fast one, and what decoding costs. With the feature
-//! `real-gup` also the port of v6.12, its C, and both compared.
+//! `real-gup` also the C, the port that it is compared with, and both compared.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gup_core::history::Base;
@@ -63,7 +63,7 @@ fn subjects(c: &mut Criterion) {
     use gup_fuzz::real::{against_c, kernel};
     use gup_fuzz::subject::Chosen;
 
-    let all = scenarios(Base::V6_12);
+    let all = scenarios(kernel().base());
     let mut exec = Executor::with_subject(kernel(), Chosen::Port);
     all.iter().for_each(|s| drop(exec.run(&s.ops)));
     let mut group = c.benchmark_group("subjects");

@@ -20,7 +20,12 @@ pub type PortAgainstC = Against<Port, RealGup>;
 /// what was fixed since the text.
 pub fn kernel() -> Kernel {
     let open = if is_v6_1(&real_gup::text()) { v6_1::DEFECTS } else { &[] };
-    open.iter().fold(Kernel::released(Base::V6_12), |k, &d| k.with_defect(d))
+    open.iter().fold(Kernel::released(base()), |k, &d| k.with_defect(d))
+}
+
+/// The base that the text is compared with, and in whose surroundings it runs.
+pub fn base() -> Base {
+    if real_gup::text().since(5, 18) { Base::V6_12 } else { Base::V5_15 }
 }
 
 fn is_v6_1(text: &real_gup::Text) -> bool {

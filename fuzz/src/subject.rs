@@ -237,8 +237,16 @@ impl Chosen {
     }
     /// The base whose surroundings it runs in, if it cannot run in any.
     pub fn base(self) -> Option<Base> {
-        (self == Chosen::C).then_some(Base::V6_12)
+        (self == Chosen::C).then(c_base)
     }
+}
+
+#[cfg(feature = "real-gup")]
+use crate::real::base as c_base;
+
+#[cfg(not(feature = "real-gup"))]
+fn c_base() -> Base {
+    Base::V6_12
 }
 
 /// Which mm/gup.c was compiled in.
@@ -306,31 +314,36 @@ impl Subject for RealGup {
     fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
         use real_gup as gup;
         let (mm, start, nr) = (op.range.mm, op.range.addr(), usize::from(op.range.pages));
-        let Args { pages, vmas: _, locked } = args;
+        let Args { pages, vmas, locked } = args;
         let flags: Foll = op.flags;
         match op.call {
-            Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages),
+            Call::GetUserPages => gup::get_user_pages(cpu, start, nr, flags, pages, vmas),
+            Call::GetUserPagesLocked => {
+                gup::get_user_pages_locked(cpu, start, nr, flags, pages, locked)
+            }
             Call::GetUserPagesUnlocked => {
                 gup::get_user_pages_unlocked(cpu, start, nr, flags, pages)
             }
             Call::GetUserPagesRemote => {
-                gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
+                gup::get_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
             }
             Call::GetUserPagesFast => gup::get_user_pages_fast(cpu, start, nr, flags, pages),
             Call::GetUserPagesFastOnly => {
                 gup::get_user_pages_fast_only(cpu, start, nr, flags, pages)
             }
-            Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages),
+            Call::PinUserPages => gup::pin_user_pages(cpu, start, nr, flags, pages, vmas),
+            Call::PinUserPagesLocked => {
+                gup::pin_user_pages_locked(cpu, start, nr, flags, pages, locked)
+            }
             Call::PinUserPagesUnlocked => {
                 gup::pin_user_pages_unlocked(cpu, start, nr, flags, pages)
             }
             Call::PinUserPagesRemote => {
-                gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, locked)
+                gup::pin_user_pages_remote(cpu, mm, start, nr, flags, pages, vmas, locked)
             }
             Call::PinUserPagesFast => gup::pin_user_pages_fast(cpu, start, nr, flags, pages),
-            // The executor skips calls that the base does not have.
-            Call::GetUserPagesLocked | Call::PinUserPagesLocked | Call::PinUserPagesFastOnly => {
-                Err(Errno::EOPNOTSUPP)
+            Call::PinUserPagesFastOnly => {
+                gup::pin_user_pages_fast_only(cpu, start, nr, flags, pages)
             }
         }
     }

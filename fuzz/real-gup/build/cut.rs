@@ -29,9 +29,12 @@ const MACROS: [&str; 2] = ["INTERNAL_GUP_FLAGS", "folio_has_pincount"];
 
 /// Functions, each after those it calls. A tree need not have them all: what
 /// gup.c asks for and nobody defines, the compiler misses.
-const FUNCTIONS: [&str; 20] = [
+const FUNCTIONS: [&str; 18] = [
     "is_cow_mapping",
     "vma_is_anonymous",
+    // Until v5.18.
+    "hpage_pincount_available",
+    "is_pinnable_page",
     "is_zero_page",
     "is_zero_folio",
     "is_longterm_pinnable_page",
@@ -45,14 +48,17 @@ const FUNCTIONS: [&str; 20] = [
     "can_follow_write_pmd",
     "follow_trans_huge_pmd",
     "page_is_secretmem",
-    // Until v6.11 the walk of hugetlbfs is in mm/hugetlb.c.
+    // Since v6.5; before, the look-up of a PTE could not fail.
+    "__pte_offset_map",
+    "__pte_offset_map_lock",
+];
+
+/// Until v6.11 the walk of hugetlbfs, which the model has since v6.12.
+const HUGETLB: [&str; 4] = [
     "huge_pte_offset",
     "record_subpages_vmas",
     "__follow_hugetlb_must_fault",
     "follow_hugetlb_page",
-    // Since v6.5; before, the look-up of a PTE could not fail.
-    "__pte_offset_map",
-    "__pte_offset_map_lock",
 ];
 
 /// The header of what was taken out of the tree.
@@ -66,7 +72,9 @@ pub fn policy(tree: &Tree) -> Result<String, String> {
             let _ = writeln!(out, "{text}");
         }
     }
-    for name in FUNCTIONS.iter().filter(|name| function(&gup, name).is_none()) {
+    let hugetlb = if tree.kver() < 518 { &[][..] } else { &HUGETLB };
+    let names = FUNCTIONS.iter().chain(hugetlb);
+    for name in names.filter(|name| function(&gup, name).is_none()) {
         let found = texts.iter().find_map(|(f, t)| Some((*f, function(t, name)?)));
         if let Some((file, (line, text))) = found {
             // Splats, coverage and debuggers then name the kernel's file.

@@ -250,7 +250,8 @@ struct args {
 	u64 start;
 	u64 nr;
 	uint16_t *pages;	/* or NULL */
-	u64 len;		/* of pages */
+	u64 len;		/* of pages and vmas */
+	u32 *vmas;		/* slots, or NULL */
 	int *locked;		/* or NULL */
 	u32 flags;
 	u32 current_mm;
@@ -258,7 +259,10 @@ struct args {
 	u32 dirty;
 };
 
-typedef long call_fn(const struct args *a, struct page **pages);
+/* Rust's NO_VMA. */
+#define NO_VMA UINT32_MAX
+
+typedef long call_fn(const struct args *a, struct page **pages, struct vm_area_struct **vmas);
 
 /* Makes a call into gup.c; a BUG ends it. */
 static long enter(call_fn *call, const struct args *a)
@@ -266,41 +270,53 @@ static long enter(call_fn *call, const struct args *a)
 	struct frame frame = { .up = frames, .task = shim_task };
 	/* As long as the caller said, so that what lies behind is not gup.c's. */
 	struct page *pages[a->pages && a->len ? a->len : 1];
+	struct vm_area_struct *found[a->vmas && a->len ? a->len : 1];
 	volatile long ret = SHIM_BUG;
 	unsigned int i;
 
 	for (i = 0; a->pages && i < a->len; i++)
 		pages[i] = shim_page(a->pages[i]);
+	for (i = 0; a->vmas && i < a->len; i++)
+		found[i] = NULL;
 	shim_task.mm = &shim_mms[a->current_mm];
 	frames = &frame;
 	if (!setjmp(frame.bug))
-		ret = call(a, a->pages ? pages : NULL);
+		ret = call(a, a->pages ? pages : NULL, a->vmas ? found : NULL);
 	frames = frame.up;
 	shim_task = frame.task;
 	for (i = 0; a->pages && i < a->len; i++)
 		a->pages[i] = shim_pfn(pages[i]);
+	for (i = 0; a->vmas && i < a->len; i++)
+		a->vmas[i] = found[i] ? found[i]->slot : NO_VMA;
 	return ret;
 }
 
 #define CALL(name, expression)						\
-	static long call_##name(const struct args *a, struct page **pages)	\
+	static long call_##name(const struct args *a, struct page **pages,	\
+				struct vm_area_struct **vmas)		\
 	{								\
 		return expression;					\
 	}								\
 	long shim_c_##name(const struct args *a) { return enter(call_##name, a); }
 #define MM (&shim_mms[a->mm])
 
-CALL(get_user_pages, get_user_pages(a->start, a->nr, a->flags, pages SHIM_NO_VMAS))
+CALL(get_user_pages, get_user_pages(a->start, a->nr, a->flags, pages SHIM_VMAS_ARG(vmas)))
 CALL(get_user_pages_remote,
-     get_user_pages_remote(MM, a->start, a->nr, a->flags, pages SHIM_NO_VMAS, a->locked))
+     get_user_pages_remote(MM, a->start, a->nr, a->flags, pages SHIM_VMAS_ARG(vmas), a->locked))
 CALL(get_user_pages_unlocked, get_user_pages_unlocked(a->start, a->nr, pages, a->flags))
 CALL(get_user_pages_fast, get_user_pages_fast(a->start, a->nr, a->flags, pages))
 CALL(get_user_pages_fast_only, get_user_pages_fast_only(a->start, a->nr, a->flags, pages))
-CALL(pin_user_pages, pin_user_pages(a->start, a->nr, a->flags, pages SHIM_NO_VMAS))
+CALL(pin_user_pages, pin_user_pages(a->start, a->nr, a->flags, pages SHIM_VMAS_ARG(vmas)))
 CALL(pin_user_pages_remote,
-     pin_user_pages_remote(MM, a->start, a->nr, a->flags, pages SHIM_NO_VMAS, a->locked))
+     pin_user_pages_remote(MM, a->start, a->nr, a->flags, pages SHIM_VMAS_ARG(vmas), a->locked))
 CALL(pin_user_pages_unlocked, pin_user_pages_unlocked(a->start, a->nr, pages, a->flags))
 CALL(pin_user_pages_fast, pin_user_pages_fast(a->start, a->nr, a->flags, pages))
+CALL(get_user_pages_locked,
+     SHIM_V5_15(get_user_pages_locked(a->start, a->nr, a->flags, pages, a->locked)))
+CALL(pin_user_pages_locked,
+     SHIM_V5_15(pin_user_pages_locked(a->start, a->nr, a->flags, pages, a->locked)))
+CALL(pin_user_pages_fast_only,
+     SHIM_V5_15(pin_user_pages_fast_only(a->start, a->nr, a->flags, pages)))
 CALL(unpin_user_page, (unpin_user_page(pages[0]), 0))
 CALL(unpin_user_pages, (unpin_user_pages(pages, a->nr), 0))
 CALL(unpin_user_pages_dirty_lock, (unpin_user_pages_dirty_lock(pages, a->nr, a->dirty), 0))

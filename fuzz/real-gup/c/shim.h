@@ -292,7 +292,8 @@ uint32_t shim_slot(const void *entry);
 	test(pte_none) test(pte_present) test(pte_write) test(pte_dirty)	\
 	test(pte_protnone) test(pte_special)					\
 	test(pmd_none) test(pmd_present) test(pmd_bad) test(pmd_leaf)		\
-	test(pmd_write) test(pmd_protnone) test(pmd_trans_huge)			\
+	test(pmd_write) test(pmd_dirty) test(pmd_protnone)			\
+	test(pmd_trans_huge)							\
 	test(pmd_is_migration)							\
 	test(pud_none) test(pud_present) test(pud_bad) test(pud_leaf)		\
 	test(pud_write)								\
@@ -316,6 +317,7 @@ u64 shim_pte_mkyoung(u64 entry);
 #define pmd_bad(x) shim_pmd_bad(pmd_val(x))
 #define pmd_leaf(x) shim_pmd_leaf(pmd_val(x))
 #define pmd_write(x) shim_pmd_write(pmd_val(x))
+#define pmd_dirty(x) shim_pmd_dirty(pmd_val(x))
 #define pmd_protnone(x) shim_pmd_protnone(pmd_val(x))
 #define pmd_trans_huge(x) shim_pmd_trans_huge(pmd_val(x))
 #define pud_none(x) shim_pud_none(pud_val(x))
@@ -440,6 +442,7 @@ struct vm_area_struct {
 	struct mm_struct *vm_mm;
 	unsigned long vm_flags;
 	const struct vm_operations_struct *vm_ops;
+	struct vm_area_struct *vm_next;	/* until v6.0, for __mm_populate() */
 	unsigned int slot, kind;
 };
 /* What Rust says of a VMA. */
@@ -548,9 +551,11 @@ void shim_split_huge_pmd(unsigned int mm, u32 slot, uint32_t pmd);
 int shim_pte_alloc(uint32_t pmd);
 #define pte_alloc(mm, pmd) shim_call(pte_alloc, shim_slot(pmd))
 void shim_touch_pmd(uint32_t pmd, bool write);
-#define touch_pmd(vma, addr, pmd, write) shim_call(touch_pmd, shim_slot(pmd), write)
+/* Until v5.18 the last one is all the flags. */
+#define touch_pmd(vma, addr, pmd, flags) \
+	shim_call(touch_pmd, shim_slot(pmd), (flags) & FOLL_WRITE)
 #define touch_pud(vma, addr, pud, write) ((void)0)	/* only for device memory */
-#define is_huge_zero_pmd(x) false
+#define is_huge_zero_pmd(x) ({ pmd_t pmd_ = (x); (void)pmd_; false; })
 
 void shim_lru_add_drain(void);
 void shim_lru_add_drain_all(void);
@@ -615,15 +620,15 @@ struct folio_batch { struct folio *folios[1]; };
 
 /* ---------------------------------------------------------------- what gup.c defines */
 /* Declared here so that a tree with another idea of them does not compile. */
-long get_user_pages(unsigned long, unsigned long, unsigned int, struct page ** SHIM_VMAS_ARG);
+long get_user_pages(unsigned long, unsigned long, unsigned int, struct page ** SHIM_VMAS_TYPE);
 long get_user_pages_remote(struct mm_struct *, unsigned long, unsigned long, unsigned int,
-			   struct page ** SHIM_VMAS_ARG, int *);
+			   struct page ** SHIM_VMAS_TYPE, int *);
 long get_user_pages_unlocked(unsigned long, unsigned long, struct page **, unsigned int);
 int get_user_pages_fast(unsigned long, int, unsigned int, struct page **);
 int get_user_pages_fast_only(unsigned long, int, unsigned int, struct page **);
-long pin_user_pages(unsigned long, unsigned long, unsigned int, struct page ** SHIM_VMAS_ARG);
+long pin_user_pages(unsigned long, unsigned long, unsigned int, struct page ** SHIM_VMAS_TYPE);
 long pin_user_pages_remote(struct mm_struct *, unsigned long, unsigned long, unsigned int,
-			   struct page ** SHIM_VMAS_ARG, int *);
+			   struct page ** SHIM_VMAS_TYPE, int *);
 long pin_user_pages_unlocked(unsigned long, unsigned long, struct page **, unsigned int);
 int pin_user_pages_fast(unsigned long, int, unsigned int, struct page **);
 void unpin_user_page(struct page *);

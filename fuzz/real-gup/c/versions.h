@@ -34,14 +34,16 @@ void folio_add_pin(struct folio *);
 #define pte_offset_map(pmd, addr) __pte_offset_map(pmd, addr, NULL)
 #define pte_offset_map_lock(mm, pmd, addr, ptlp) __pte_offset_map_lock(mm, pmd, addr, ptlp)
 /* 54d020692b34, b2cac248191b */
-#define SHIM_VMAS_ARG
-#define SHIM_NO_VMAS
+#define SHIM_VMAS_TYPE
+#define SHIM_VMAS_ARG(vmas)
 #else
 #define pte_offset_map(pmd, addr) shim_pte_offset(*(pmd), addr)
+/* The call lets the compiler load the entry twice, as the text says. */
 #define pte_offset_map_lock(mm, pmd, addr, ptlp) \
-	({ *(ptlp) = pte_lockptr(mm, pmd); pte_t *p_ = pte_offset_map(pmd, addr); spin_lock(*(ptlp)); p_; })
-#define SHIM_VMAS_ARG , struct vm_area_struct **
-#define SHIM_NO_VMAS , NULL
+	({ *(ptlp) = pte_lockptr(mm, pmd); shim_at(); \
+	   pte_t *p_ = pte_offset_map(pmd, addr); spin_lock(*(ptlp)); p_; })
+#define SHIM_VMAS_TYPE , struct vm_area_struct **
+#define SHIM_VMAS_ARG(vmas) , vmas
 #endif
 
 /* --------------------------------------------------- v6.3: isolation says whether */
@@ -65,14 +67,14 @@ bool shim_PageHead(uint16_t page);
 bool shim_PageCompound(uint16_t page);
 #define PageHead(p) shim_call(PageHead, shim_pfn(p))
 #define PageCompound(p) shim_call(PageCompound, shim_pfn(p))
-#define PageHuge(p) (PageCompound(p) && folio_test_hugetlb(page_folio(p)))
 #define ClearPageReferenced(p) ((void)(p))	/* only for device memory */
-#define put_page(p) folio_put(page_folio(p))
+void shim_put_page(uint16_t page);
+#define put_page(p) shim_call(put_page, shim_pfn(p))
 #define is_zone_device_page(p) false
 #define is_device_coherent_page(p) folio_is_device_coherent(p)
 #define is_zone_movable_page(p) folio_is_zone_movable(p)
 #define get_pageblock_migratetype(p) folio_migratetype(p)
-#define arch_make_page_accessible(p) arch_make_folio_accessible(page_folio(p))
+#define arch_make_page_accessible(p) arch_make_folio_accessible(p)
 #define migrate_device_coherent_page(p) (-EBUSY)
 
 /* ------------------------ before v6.12: hugetlbfs has a walk of its own, hugepd */
@@ -86,9 +88,14 @@ unsigned int shim_hugetlb_fault(unsigned int mm, u32 slot, u64 addr, unsigned in
 #define hugetlb_fault(mm, vma, addr, flags) \
 	shim_call(hugetlb_fault, shim_vma_args(vma), addr, flags)
 #define pages_per_huge_page(h) (huge_page_size(h) >> PAGE_SHIFT)
+#if KVER >= 518
+#define PageHuge(p) (PageCompound(p) && folio_test_hugetlb(page_folio(p)))
 /* A leaf, or an entry of a page under migration. */
-#define pmd_huge(x) (pmd_leaf(x) || !(pmd_none(x) || pmd_present(x)))
-#define pud_huge(x) (pud_leaf(x) || !(pud_none(x) || pud_present(x)))
+#define pmd_huge(x) \
+	({ pmd_t h_ = (x); pmd_leaf(h_) || !(pmd_none(h_) || pmd_present(h_)); })
+#define pud_huge(x) \
+	({ pud_t h_ = (x); pud_leaf(h_) || !(pud_none(h_) || pud_present(h_)); })
+#endif
 #define p4d_huge(x) false
 #define pgd_huge(x) false
 #define pgd_present(x) true
@@ -104,6 +111,53 @@ typedef struct { unsigned long pd; } hugepd_t;
 #define follow_huge_pgd(mm, addr, pgd, flags) ({ BUG(); (struct page *)NULL; })
 #define follow_huge_pd(vma, addr, pd, flags, shift) ({ BUG(); (struct page *)NULL; })
 #define follow_devmap_pud(vma, addr, pud, flags, map) ((struct page *)NULL)
+
+/* ----------------- before v5.18: base v5.15, whose surroundings have no hugetlbfs */
+#if KVER < 518	/* as with CONFIG_HUGETLB_PAGE=n */
+#define PageHuge(p) false
+#define pmd_huge(x) false
+#define pud_huge(x) false
+#define isolate_huge_page(p, list) false
+#define follow_hugetlb_page(mm, vma, pages, vmas, start, nr, i, flags, locked) ({ BUG(); 0L; })
+#define follow_huge_pmd(mm, addr, pmd, flags) ({ BUG(); (struct page *)NULL; })
+#define SHIM_V5_15(call) (call)
+long get_user_pages_locked(unsigned long, unsigned long, unsigned int, struct page **, int *);
+long pin_user_pages_locked(unsigned long, unsigned long, unsigned int, struct page **, int *);
+int pin_user_pages_fast_only(unsigned long, int, unsigned int, struct page **);
+#else	/* calls that the executor makes on base v5.15 only */
+#define SHIM_V5_15(call) ({ BUG(); 0L; })
+#endif
+struct shim_vma shim_find_extend_vma(unsigned int mm, u64 addr);
+#define find_extend_vma(m, addr) shim_found(find_extend_vma, m, addr)
+#define compound_pincount_ptr(p) (&(p)->_pincount)
+#define compound_order(p) folio_order(p)
+#define compound_nr(p) folio_nr_pages(p)
+#define thp_nr_pages(p) folio_nr_pages(p)
+#define page_ref_count(p) folio_ref_count(p)
+#define page_ref_add(p, n) folio_ref_add(p, n)
+#define page_ref_sub(p, n) folio_ref_add(p, -(n))
+bool shim_page_cache_add_speculative(uint16_t page, int refs);
+#define page_cache_add_speculative(p, n) \
+	shim_call(page_cache_add_speculative, shim_pfn(p), n)
+bool shim_PageLRU(uint16_t page);
+#define PageLRU(p) shim_call(PageLRU, shim_pfn(p))
+bool shim_page_is_file_lru(uint16_t page);
+#define page_is_file_lru(p) shim_call(page_is_file_lru, shim_pfn(p))
+void shim_SetPageReferenced(uint16_t page);
+#define SetPageReferenced(p) shim_call(SetPageReferenced, shim_pfn(p))
+void shim_set_page_dirty_lock(uint16_t page);
+#define set_page_dirty_lock(p) shim_call(set_page_dirty_lock, shim_pfn(p))
+bool shim_isolate_lru_page(uint16_t page);
+#define isolate_lru_page(p) (shim_call(isolate_lru_page, shim_pfn(p)) ? 0 : -EBUSY)
+#define mod_node_page_state(pgdat, item, nr) shim_call(mod_node_page_state, item, nr)
+#define is_migrate_cma_page(p) (get_pageblock_migratetype(p) == MIGRATE_CMA)
+/* FOLL_MLOCK: no VMA of the model is VM_LOCKED. */
+#define PageTransCompound(p) PageCompound(p)
+#define PageDoubleMap(p) false
+#define compound_mapcount(p) ({ BUG(); 0; })
+#define trylock_page(p) ({ BUG(); false; })
+#define unlock_page(p) BUG()
+#define mlock_vma_page(p) BUG()
 
 /* ---------- before v6.7: waiting for migration, for KSM and follow_page() alone */
 typedef struct { u64 val; } swp_entry_t;

@@ -85,6 +85,14 @@ accessors! {
     fn shim_PageHead(cpu, p: u16) -> bool { page::page_head(cpu, Page(p)) }
     fn shim_PageCompound(cpu, p: u16) -> bool { page::page_compound(cpu, Page(p)) }
     fn shim_PageDirty(cpu, p: u16) -> bool { page::page_dirty(cpu, Page(p)) }
+    fn shim_PageLRU(cpu, p: u16) -> bool { page::page_lru(cpu, Page(p)) }
+    fn shim_page_is_file_lru(cpu, p: u16) -> bool { page::page_is_file_lru(cpu, Page(p)) }
+    fn shim_page_cache_add_speculative(cpu, p: u16, refs: c_int) -> bool {
+        page::page_cache_add_speculative(cpu, Page(p), refs)
+    }
+    fn shim_put_page(cpu, p: u16) { page::put_page(cpu, Page(p)); }
+    fn shim_SetPageReferenced(cpu, p: u16) { page::set_page_referenced(cpu, Page(p)); }
+    fn shim_set_page_dirty_lock(cpu, p: u16) { page::set_page_dirty_lock(cpu, Page(p)); }
     fn shim_folio_is_device_coherent(cpu, f: u16) -> bool {
         folio::folio_is_device_coherent(cpu, folio_of(f))
     }
@@ -180,6 +188,7 @@ entry_tests! {
     shim_pmd_bad = Pmd::bad;
     shim_pmd_leaf = Pmd::leaf;
     shim_pmd_write = Pmd::write;
+    shim_pmd_dirty = Pmd::dirty;
     shim_pmd_protnone = Pmd::protnone;
     shim_pmd_trans_huge = Pmd::trans_huge;
     shim_pmd_is_migration = Pmd::is_migration;
@@ -275,6 +284,9 @@ accessors! {
     fn shim_vma_lookup(cpu, mm: c_uint, addr: u64) -> ShimVma {
         mm::vma_lookup(cpu, MmId(mm as u8), addr).into()
     }
+    fn shim_find_extend_vma(cpu, mm: c_uint, addr: u64) -> ShimVma {
+        mm::find_extend_vma(cpu, MmId(mm as u8), addr).into()
+    }
     fn shim_mmap_read_lock(cpu, mm: c_uint) { mm::mmap_read_lock(cpu, MmId(mm as u8)); }
     fn shim_mmap_read_unlock(cpu, mm: c_uint) { mm::mmap_read_unlock(cpu, MmId(mm as u8)); }
     fn shim_mmap_read_lock_killable(cpu, mm: c_uint) -> c_int {
@@ -329,6 +341,7 @@ accessors! {
     fn shim_lru_add_drain(cpu) { lru::lru_add_drain(cpu); }
     fn shim_lru_add_drain_all(cpu) { lru::lru_add_drain_all(cpu); }
     fn shim_folio_isolate_lru(cpu, f: u16) -> bool { folio::folio_isolate_lru(cpu, folio_of(f)) }
+    fn shim_isolate_lru_page(cpu, p: u16) -> bool { lru::isolate_lru_page(cpu, Page(p)).is_ok() }
     fn shim_isolate_hugetlb(cpu, f: u16) -> bool { folio::isolate_hugetlb(cpu, folio_of(f)) }
     fn shim_list_clear(_cpu) { LIST.set(PageList::new()); }
     fn shim_list_add(_cpu, f: u16) { LIST.with_borrow_mut(|list| list.add_tail(Page(f))); }

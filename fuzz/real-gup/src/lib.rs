@@ -22,11 +22,13 @@ use core::ffi::{CStr, c_char, c_int, c_long};
 use gup_core::errno::Errno;
 use gup_core::flags::Foll;
 use gup_core::model::folio::Folio;
-use gup_core::model::mm::MmId;
+use gup_core::model::mm::{MmId, Vma, vma_at};
 use gup_core::model::{Cpu, Page};
 
 /// The most pages that a call can be asked for.
 const MOST: usize = 64;
+/// An entry of `vmas` that a call has not set. C: NO_VMA, c/shim.c
+const NO_VMA: u32 = u32::MAX;
 /// What a call answers if gup.c came to a BUG. C: SHIM_BUG, c/shim.c
 const BUG: c_long = c_long::MIN;
 
@@ -37,6 +39,7 @@ struct Args {
     nr: u64,
     pages: *mut u16,
     len: u64,
+    vmas: *mut u32,
     locked: *mut c_int,
     flags: u32,
     current_mm: u32,
@@ -56,6 +59,9 @@ unsafe extern "C-unwind" {
     fn shim_c_pin_user_pages_remote(a: *const Args) -> c_long;
     fn shim_c_pin_user_pages_unlocked(a: *const Args) -> c_long;
     fn shim_c_pin_user_pages_fast(a: *const Args) -> c_long;
+    fn shim_c_get_user_pages_locked(a: *const Args) -> c_long;
+    fn shim_c_pin_user_pages_locked(a: *const Args) -> c_long;
+    fn shim_c_pin_user_pages_fast_only(a: *const Args) -> c_long;
     fn shim_c_unpin_user_page(a: *const Args) -> c_long;
     fn shim_c_unpin_user_pages(a: *const Args) -> c_long;
     fn shim_c_unpin_user_pages_dirty_lock(a: *const Args) -> c_long;
@@ -107,7 +113,7 @@ pub fn text() -> Text {
     }
 }
 
-/// A call into gup.c: the array as numbers, the answer as a `Result`.
+/// A call into gup.c: the arrays as numbers, the answer as a `Result`.
 struct Request<'a> {
     start: u64,
     flags: Foll,
@@ -115,16 +121,26 @@ struct Request<'a> {
     /// A count, or an error number below zero where a caller passes one on.
     nr: i64,
     pages: Option<&'a mut [Page]>,
+    /// As long as `pages`, if that is there.
+    vmas: Option<&'a mut [Vma]>,
     locked: Option<&'a mut bool>,
     dirty: bool,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// One of the current mm.
+    fn new(cpu: &Cpu, start: u64, nr: usize, flags: Foll, pages: Option<&'a mut [Page]>) -> Self {
+        let (mm, nr) = (cpu.current_mm(), nr as i64);
+        Request { start, flags, mm, nr, pages, vmas: None, locked: None, dirty: false }
+    }
+
     fn run(self, cpu: &Cpu, call: Call) -> Result<usize, Errno> {
         let mut numbers = [Page::UNSET.0; MOST];
+        let mut slots = [NO_VMA; MOST];
         let mut locked = c_int::from(self.locked.as_deref().copied().unwrap_or_default());
-        let pages = self.pages;
-        let len = pages.as_deref().map_or(0, <[Page]>::len);
+        let (pages, vmas) = (self.pages, self.vmas);
+        let len = vmas.as_deref().map_or(0, <[Vma]>::len);
+        let len = pages.as_deref().map_or(len, <[Page]>::len);
         assert!(len <= MOST, "no caller has so many pages");
         if let Some(pages) = pages.as_deref() {
             numbers.iter_mut().zip(pages).for_each(|(n, page)| *n = page.0);
@@ -134,17 +150,22 @@ impl Request<'_> {
             nr: self.nr as u64,
             len: len as u64,
             pages: if pages.is_some() { numbers.as_mut_ptr() } else { core::ptr::null_mut() },
+            vmas: if vmas.is_some() { slots.as_mut_ptr() } else { core::ptr::null_mut() },
             locked: if self.locked.is_some() { &raw mut locked } else { core::ptr::null_mut() },
             flags: self.flags.bits(),
             current_mm: cpu.current_mm().0.into(),
             mm: self.mm.0.into(),
             dirty: self.dirty.into(),
         };
-        // SAFETY: `args` is what c/shim.c expects: `pages` has room for
-        // `len` numbers, `locked` is an int, and both outlive the call.
+        // SAFETY: `args` is what c/shim.c expects: `pages` and `vmas` have
+        // room for `len` numbers, `locked` is an int, and all outlive the
+        // call.
         let ret = ffi::enter(cpu, || unsafe { call(&raw const args) });
         if let Some(pages) = pages {
             pages.iter_mut().zip(numbers).for_each(|(page, n)| *page = Page(n));
+        }
+        for (vma, slot) in vmas.into_iter().flatten().zip(slots).filter(|&(_, n)| n != NO_VMA) {
+            *vma = vma_at(cpu, self.mm, slot as usize).unwrap_or(Vma::UNSET);
         }
         if let Some(out) = self.locked {
             *out = locked != 0;
@@ -165,78 +186,53 @@ fn answer(cpu: &Cpu, ret: c_long) -> Result<usize, Errno> {
     })
 }
 
+/// The calls that get pages: `name(an mm first; what comes after pages)`.
 macro_rules! calls {
-    ($($(#[$doc:meta])* $name:ident => $c:ident;)+) => {$(
-        $(#[$doc])*
+    ($($name:ident($($mm:ident)?; $($extra:ident: $ty:ty),*) => $c:ident;)+) => {$(
+        #[doc = concat!("C: ", stringify!($name), "()")]
         ///
         /// # Errors
         /// As in the C.
+        #[allow(clippy::too_many_arguments)]
         pub fn $name(
             cpu: &Cpu,
+            $($mm: MmId,)?
             start: u64,
             nr_pages: usize,
             gup_flags: Foll,
             pages: Option<&mut [Page]>,
+            $($extra: $ty),*
         ) -> Result<usize, Errno> {
-            let (mm, flags, nr) = (cpu.current_mm(), gup_flags, nr_pages as i64);
-            Request { start, flags, mm, nr, pages, locked: None, dirty: false }.run(cpu, $c)
+            let request = Request::new(cpu, start, nr_pages, gup_flags, pages);
+            Request { $($mm,)? $($extra,)* ..request }.run(cpu, $c)
         }
     )+};
 }
 
 calls! {
-    /// C: get_user_pages()
-    get_user_pages => shim_c_get_user_pages;
-    /// C: get_user_pages_unlocked()
-    get_user_pages_unlocked => shim_c_get_user_pages_unlocked;
-    /// C: get_user_pages_fast()
-    get_user_pages_fast => shim_c_get_user_pages_fast;
-    /// C: get_user_pages_fast_only()
-    get_user_pages_fast_only => shim_c_get_user_pages_fast_only;
-    /// C: pin_user_pages()
-    pin_user_pages => shim_c_pin_user_pages;
-    /// C: pin_user_pages_unlocked()
-    pin_user_pages_unlocked => shim_c_pin_user_pages_unlocked;
-    /// C: pin_user_pages_fast()
-    pin_user_pages_fast => shim_c_pin_user_pages_fast;
-}
-
-macro_rules! remote_calls {
-    ($($(#[$doc:meta])* $name:ident => $c:ident;)+) => {$(
-        $(#[$doc])*
-        ///
-        /// # Errors
-        /// As in the C.
-        pub fn $name(
-            cpu: &Cpu,
-            mm: MmId,
-            start: u64,
-            nr_pages: usize,
-            gup_flags: Foll,
-            pages: Option<&mut [Page]>,
-            locked: Option<&mut bool>,
-        ) -> Result<usize, Errno> {
-            let (flags, nr) = (gup_flags, nr_pages as i64);
-            Request { start, flags, mm, nr, pages, locked, dirty: false }.run(cpu, $c)
-        }
-    )+};
-}
-
-remote_calls! {
-    /// C: get_user_pages_remote()
-    get_user_pages_remote => shim_c_get_user_pages_remote;
-    /// C: pin_user_pages_remote()
-    pin_user_pages_remote => shim_c_pin_user_pages_remote;
+    get_user_pages(; vmas: Option<&mut [Vma]>) => shim_c_get_user_pages;
+    get_user_pages_locked(; locked: Option<&mut bool>) => shim_c_get_user_pages_locked;
+    get_user_pages_unlocked(;) => shim_c_get_user_pages_unlocked;
+    get_user_pages_remote(mm; vmas: Option<&mut [Vma]>, locked: Option<&mut bool>)
+        => shim_c_get_user_pages_remote;
+    get_user_pages_fast(;) => shim_c_get_user_pages_fast;
+    get_user_pages_fast_only(;) => shim_c_get_user_pages_fast_only;
+    pin_user_pages(; vmas: Option<&mut [Vma]>) => shim_c_pin_user_pages;
+    pin_user_pages_locked(; locked: Option<&mut bool>) => shim_c_pin_user_pages_locked;
+    pin_user_pages_unlocked(;) => shim_c_pin_user_pages_unlocked;
+    pin_user_pages_remote(mm; vmas: Option<&mut [Vma]>, locked: Option<&mut bool>)
+        => shim_c_pin_user_pages_remote;
+    pin_user_pages_fast(;) => shim_c_pin_user_pages_fast;
+    pin_user_pages_fast_only(;) => shim_c_pin_user_pages_fast_only;
 }
 
 /// A call that gives pins back, of these pages or folios.
 fn release(cpu: &Cpu, pages: &[Page], nr: i64, dirty: bool, call: Call) {
     let mut array = [Page::UNSET; MOST];
     array[..pages.len()].copy_from_slice(pages);
-    let (mm, flags, pages) = (cpu.current_mm(), Foll::empty(), Some(&mut array[..pages.len()]));
-    let request = Request { start: 0, flags, mm, nr, pages, locked: None, dirty };
+    let request = Request::new(cpu, 0, 0, Foll::empty(), Some(&mut array[..pages.len()]));
     // These calls return nothing.
-    let _ = request.run(cpu, call);
+    let _ = Request { nr, dirty, ..request }.run(cpu, call);
 }
 
 /// What the kernel passes on as `unsigned long npages`.

@@ -67,14 +67,12 @@ mod with_c {
     use std::thread;
     use std::time::Instant;
 
-    use gup_core::history::Base;
-
     use super::AgainstC;
     use crate::cli::replay::read;
     use crate::cli::{Failure, Outcome, Verdict, thousands};
     use crate::exec::against::{Alike, Difference, OpsRun};
     use crate::generators::Generator;
-    use crate::real::{PortAgainstC, against_c, differences, explain, kernel};
+    use crate::real::{PortAgainstC, against_c, base, differences, explain, kernel};
     use crate::repro::report::wrap;
     use crate::scenario::{MAX_OPS, Op, Scenario};
 
@@ -168,7 +166,7 @@ mod with_c {
     /// Half of the scenarios have windows; half are earlier ones changed.
     fn worker(seed: u64, ops: u64, tell: impl Fn(String)) -> OpsRun {
         let mut against = against_c();
-        let mut generator = Generator::new(seed, Base::V6_12);
+        let mut generator = Generator::new(seed, base());
         let (mut scenario, mut n) = (Scenario::default(), 0u64);
         while against.ops_run().compared() < ops {
             n += 1;

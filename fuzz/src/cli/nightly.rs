@@ -50,7 +50,7 @@ Examples:
   cargo gup nightly --target race --minutes 60
   cargo gup nightly --minutes 480 --out /var/tmp/gup --json")]
 pub struct Nightly {
-    /// The kernel [default: v5.15 fixed; with the C: v6.12 fixed]
+    /// The kernel [default: v5.15 fixed; with the C: its base, fixed]
     #[arg(long)]
     kernel: Option<Kernel>,
     /// How long
