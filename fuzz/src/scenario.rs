@@ -564,6 +564,28 @@ impl Op {
 }
 
 impl What {
+    /// The address space that it is about, if it is about one.
+    pub fn mm(&self) -> Option<MmId> {
+        match *self {
+            What::Mmap(r, ..)
+            | What::MmapFile(r, ..)
+            | What::Munmap(r)
+            | What::Mprotect(r, _)
+            | What::Dontneed(r)
+            | What::Write(r)
+            | What::Read(r)
+            | What::Migrate(r)
+            | What::SplitHugePage(r)
+            | What::SplitHugePmd(r)
+            | What::Swapout(r)
+            | What::Collapse(r)
+            | What::NumaHint(r) => Some(r.mm),
+            What::Fork(mm, _) | What::Exit(mm) => Some(mm),
+            What::Call(c) => Some(c.range.mm),
+            _ => None,
+        }
+    }
+
     /// Its stable number.
     pub fn opcode(self) -> u8 {
         match self {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Guests that misbehave: whatever happens in one, there is a clear result,
-//! no QEMU is left, and the next scenario runs. And guests without the module.
+//! no QEMU is left, and the next scenario runs. Guests without the module, and
+//! a bug that a stock kernel has.
 //!
 //! They need QEMU and a kernel's headers, so `cargo gup test` runs them where
 //! those are, and says so where not.
@@ -119,6 +120,11 @@ fn confirm(args: &[&str], text: &str) -> (String, Option<i32>) {
     (format!("{}{error}", String::from_utf8_lossy(&output.stdout)), output.status.code())
 }
 
+/// Without its line breaks.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Pins, gets and page states without the module, and more than one process.
 const PLAIN: &str = "# gup reproducer, format 1
 kernel: v5.15
@@ -165,4 +171,35 @@ fn without_the_module_a_scenario_is_confirmed_and_the_rest_is_named() {
     let (refused, status) = confirm(&["--no-module"], &more);
     assert!(refused.contains("not expressible: op 6: without the module"), "{refused}");
     assert_eq!(status, Some(0));
+}
+
+/// fork() makes a page of hugetlbfs writable that its mapping is not: the
+/// regression hugetlb-fork-writable, with pages of PMD size. Stock 6.12 does.
+const HAPPENS: &str = "# gup reproducer, format 1
+kernel: v6.12
+oracle: errno
+
+mmap m0 0x0 8 r private hugetlb 0
+h0 = pin_user_pages_fast m0 0x0 1 0
+fork m0 m1
+h1 = get_user_pages_fast m1 0x0 1 FOLL_WRITE
+";
+
+#[test]
+#[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
+fn a_bug_that_the_kernel_has_is_found_by_scenario_and_program() {
+    let (said, status) = confirm(&["--c"], HAPPENS);
+    let what = "happens: the kernel does as v6.12, which violates errno in get_user_pages_fast()";
+    assert!(flat(&said).contains(&format!("{what}; the C program, too")), "{said}");
+    assert!(said.contains("what tells: m1 0x0: writable"), "{said}");
+    assert!(said.contains("m1 0x0: writable: 1, expected 0"), "{said}");
+    assert_eq!(status, Some(1), "{said}");
+}
+
+#[test]
+#[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
+fn a_file_without_a_program_says_why() {
+    let text = PLAIN.replace("h2 = tee h1", "prefer normal");
+    let (said, _) = confirm(&["--c", "--brief"], &text);
+    assert!(flat(&said).contains("no C program: op 6: a program of its own has no"), "{said}");
 }

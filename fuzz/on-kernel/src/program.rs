@@ -3,10 +3,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
 
 use gup_fuzz::on_kernel::wire::{Answer, Line};
 
+use crate::files::DISK;
 use crate::kmsg::Kmsg;
 
 /// Runs it, and says what it and the kernel printed and how it ended: its
@@ -14,8 +16,11 @@ use crate::kmsg::Kmsg;
 pub fn run(name: &str, say: &mut dyn FnMut(Line)) -> std::io::Result<()> {
     let mut kmsg = Kmsg::open()?;
     let (out, end) = std::io::pipe()?;
-    let mut child =
-        Command::new(format!("/{name}")).stdout(end.try_clone()?).stderr(end).spawn()?;
+    // On ext4, where there is a disk.
+    let folder = if Path::new(DISK).exists() { DISK } else { "/" };
+    let mut command = Command::new(format!("/{name}"));
+    let mut child = command.current_dir(folder).stdout(end.try_clone()?).stderr(end).spawn()?;
+    drop(command);
     for line in BufReader::new(out).lines() {
         say(Line::Printed(line?));
     }

@@ -208,7 +208,10 @@ impl Confirm {
         self.print(r.kernel, &ours, base, &theirs, &run, scale);
         let from_ours = compare(r.kernel, &ours, &run, scale);
         let from_base = compare(base, &theirs, &run, scale);
-        let mut confirmed = verdict(r.kernel, &ours, &from_ours, base, &from_base, &run);
+        let fixed = Kernel::fixed(base.base());
+        let from_fixed = compare(fixed, &trace(fixed), &run, scale);
+        let sides = [&from_ours[..], &from_base, &from_fixed];
+        let mut confirmed = verdict(r.kernel, &ours, base, sides, &run);
         if !module {
             confirmed.text.push_str("; compared without the module");
         }
@@ -308,13 +311,13 @@ fn also_in_c(
     Ok(())
 }
 
-/// What the comparison with both models says.
+/// What the comparison with the models says: with ours, with that of the base
+/// and with that of the base with every fix.
 fn verdict(
     kernel: Kernel,
     ours: &Trace,
-    from_ours: &[Difference],
     base: Kernel,
-    from_base: &[Difference],
+    [from_ours, from_base, from_fixed]: [&[Difference]; 3],
     run: &GuestRun,
 ) -> Confirmed {
     let (ours_text, base_text) = (kernel_text(kernel), kernel_text(base));
@@ -326,7 +329,7 @@ fn verdict(
         && let Some(f) = &ours.finding
     {
         let at = format!("{} in {}()", f.oracle, f.function);
-        if !from_base.is_empty() {
+        if !(from_base.is_empty() && from_fixed.is_empty()) {
             let text = format!("happens: the kernel does as {ours_text}, which violates {at}");
             return Confirmed { happens: Some(true), ..Confirmed::new(text, true) };
         }

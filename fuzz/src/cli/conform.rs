@@ -244,7 +244,7 @@ impl Both {
             return Ok(Judged::Differ(Difference { op, slot, what, model, kernel }));
         }
         let found = compare(self.kernel, &trace, &run, scale);
-        Ok(match (freedom::explains(self.version, ops, &found), found.into_iter().next()) {
+        Ok(match (freedom::explains(self.version, ops, &trace, &found), found.into_iter().next()) {
             (_, None) => Judged::Equal,
             (Some(freedom), _) => Judged::Free(freedom),
             (None, Some(first)) => Judged::Differ(first),

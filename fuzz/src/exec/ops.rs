@@ -52,7 +52,7 @@ pub(super) struct Run<'a, 'w, S: Subject> {
 impl<S: Subject> Run<'_, '_, S> {
     /// Runs one op; every oracle looks at what it did.
     pub(super) fn op(&mut self, op: &Op) -> Judged {
-        let mm = mm_of(&op.what).unwrap_or(MmId(0));
+        let mm = op.what.mm().unwrap_or(MmId(0));
         let base = self.cpu.kernel.base();
         self.cpu.begin_op(mm, op.fail);
         if self.needs_process(&op.what) && !mm_alive(self.cpu, mm) {
@@ -675,28 +675,6 @@ impl<S: Subject> Run<'_, '_, S> {
         let fast = Side { result, pages, world: self.cpu.world };
         let slow = Side { result: slow_result, pages: &slow_pages, world: shadow };
         agreement::check(op, &fast, &slow)
-    }
-}
-
-/// The mm that an op is about.
-pub(super) fn mm_of(what: &What) -> Option<MmId> {
-    match *what {
-        What::Mmap(r, ..)
-        | What::MmapFile(r, ..)
-        | What::Munmap(r)
-        | What::Mprotect(r, _)
-        | What::Dontneed(r)
-        | What::Write(r)
-        | What::Read(r)
-        | What::Migrate(r)
-        | What::SplitHugePage(r)
-        | What::SplitHugePmd(r)
-        | What::Swapout(r)
-        | What::Collapse(r)
-        | What::NumaHint(r) => Some(r.mm),
-        What::Fork(mm, _) | What::Exit(mm) => Some(mm),
-        What::Call(c) => Some(c.range.mm),
-        _ => None,
     }
 }
 

@@ -38,7 +38,7 @@ use gup_core::model::{Cpu, Page, Wait, World};
 use gup_core::splat::Splat;
 use gup_core::step::{Step, StepKind};
 
-use super::ops::{Run, mm_of};
+use super::ops::Run;
 use super::trace::{self, TraceLine};
 use super::{Judged, Ledger, Outcome};
 use crate::oracles::Violation;
@@ -193,11 +193,11 @@ impl<'a, S: Subject> Windows<'a, S> {
         let ends = if let What::Exit(mm) = outer.what { Some(mm) } else { None };
         let gone = |mm| Some(mm) == ends || Some(mm) == self.starts.get();
         let child = if let What::Fork(_, child) = inner.what { Some(child) } else { None };
-        if mm_of(&inner.what).is_some_and(gone) || child.is_some_and(gone) {
+        if inner.what.mm().is_some_and(gone) || child.is_some_and(gone) {
             return Some(NOBODY);
         }
         match inner.what {
-            What::Exit(mm) if mm_of(&outer.what) == Some(mm) => Some(NEEDED),
+            What::Exit(mm) if outer.what.mm() == Some(mm) => Some(NEEDED),
             _ => None,
         }
     }

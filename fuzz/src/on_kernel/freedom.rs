@@ -2,30 +2,48 @@
 //! What a kernel is free to do in one way or another: differences from the
 //! model that say nothing against it. Each is a row here, with its reason.
 
+use std::collections::BTreeSet;
+
 use gup_core::flags::Foll;
 use gup_core::history::Base;
-use gup_core::model::mmap::Kind;
+use gup_core::model::limits::{HPAGE_PMD_NR, Limits};
+use gup_core::model::mmap::{Kind, Prot};
 use gup_core::model::zone::Prefer;
 
 use super::compare::Difference;
 use super::express::Version;
+use crate::exec::{State, Trace};
 use crate::scenario::{Op, What};
 
 /// The freedom that explains what differs after an op, if one does: what it
-/// explains brings the rest with it.
-pub fn explains(version: Version, ops: &[Op], found: &[Difference]) -> Option<&'static str> {
-    let explains =
-        |f: &&Freedom| found.iter().any(|d| (f.explains)(ops.get(..=d.op).unwrap_or(ops), d));
+/// explains brings the rest with it. `trace` is the model's.
+pub fn explains(
+    version: Version,
+    ops: &[Op],
+    trace: &Trace,
+    found: &[Difference],
+) -> Option<&'static str> {
+    let no_state = State::default();
+    let explains = |f: &&Freedom| {
+        found.iter().any(|d| {
+            let state = trace.lines.get(d.op).map_or(&no_state, |line| &line.state);
+            (f.explains)(ops.get(..=d.op).unwrap_or(ops), d, state)
+        })
+    };
     // No base is nearer to a kernel in between than v5.15.
-    let since = if version.base() == Base::V5_15 { SINCE_V5_15 } else { &[] };
-    FREEDOMS.iter().chain(since).find(explains).map(|f| f.name)
+    let more = if version.base() == Base::V5_15 { SINCE_V5_15 } else { OF_V6_12 };
+    FREEDOMS.iter().chain(more).find(explains).map(|f| f.name)
 }
+
+/// Pages of the model that a PMD maps.
+const PMD_PAGES: u8 = HPAGE_PMD_NR as u8;
 
 struct Freedom {
     /// In a few words, for the summary.
     name: &'static str,
-    /// Whether it explains a difference after the last of these ops.
-    explains: fn(&[Op], &Difference) -> bool,
+    /// Whether it explains a difference after the last of these ops, which
+    /// left the model in this state.
+    explains: fn(&[Op], &Difference, &State) -> bool,
 }
 
 const FREEDOMS: &[Freedom] = &[
@@ -33,7 +51,7 @@ const FREEDOMS: &[Freedom] = &[
         // The model has few VMAs, few page-table pages and short files of
         // hugetlbfs.
         name: "the model's tables or files are full",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let tables = |op: &Op| matches!(op.name(), "mmap" | "munmap" | "mprotect" | "fork");
             let full = d.what == "answer" && d.model == "-> ENOMEM" && d.kernel == "done";
             full && ops.last().is_some_and(tables)
@@ -43,7 +61,7 @@ const FREEDOMS: &[Freedom] = &[
         // Two VMAs that became alike are one in a kernel, which may have
         // room for a huge page where the model's two have none.
         name: "VMAs merge",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let changes = |op: &&Op| matches!(op.what, What::Mmap(..) | What::Mprotect(..));
             let huger = d.what == "huge" && d.model == "0" && d.kernel == "1";
             huger && ops.iter().filter(changes).count() > 1
@@ -52,21 +70,21 @@ const FREEDOMS: &[Freedom] = &[
     Freedom {
         // The model has 48 frames that are neither movable nor CMA.
         name: "the model's memory without movable pages is full",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let normal = |op: &Op| op.what == What::Prefer(Prefer::Normal);
             let full = d.what == "movable" && d.model == "1" && d.kernel == "0";
             full && ops.iter().any(normal)
         },
     },
     Freedom {
-        // Pages of zeroes need no room in swap since v6.12, and are free at
-        // once; what comes back is another page, a small one.
-        name: "0ca0c24e3211: zeroes come back from swap as another page",
-        explains: |ops, d| {
-            let swapout = |op: &Op| matches!(op.what, What::Swapout(_));
-            let small = d.what == "order" && d.model == "9" && d.kernel == "0";
-            let movable = d.what == "movable" && d.model == "0" && d.kernel == "1";
-            (small || movable) && ops.iter().any(swapout)
+        // The model has 56 movable frames: less than a huge page is left.
+        name: "the model's movable memory is full",
+        explains: |_, d, state| {
+            let used = state.slots.values().filter(|v| v.movable).map(|v| v.page.0);
+            let used = used.collect::<BTreeSet<_>>().len() as u64;
+            let limits = Limits::FUZZ;
+            let all = u64::from(limits.device_start - limits.movable_start);
+            d.what == "movable" && d.model == "0" && d.kernel == "1" && used + HPAGE_PMD_NR > all
         },
     },
     Freedom {
@@ -74,7 +92,7 @@ const FREEDOMS: &[Freedom] = &[
         // page lies on the node that has most of the old pages, wherever
         // allocations go otherwise.
         name: "a collapse stays on its node",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let other = |op: &Op| matches!(op.what, What::Prefer(_));
             let collapse = ops.last().is_some_and(|op| matches!(op.what, What::Collapse(_)));
             d.what == "movable" && collapse && ops.iter().any(other)
@@ -82,12 +100,25 @@ const FREEDOMS: &[Freedom] = &[
     },
 ];
 
+/// What the model of v6.12 leaves out.
+const OF_V6_12: &[Freedom] = &[Freedom {
+    // Pages of zeroes need no room in swap since v6.12, and are free at
+    // once; what comes back is another page, a small one.
+    name: "0ca0c24e3211: zeroes come back from swap as another page",
+    explains: |ops, d, _| {
+        let swapout = |op: &Op| matches!(op.what, What::Swapout(_));
+        let small = d.what == "order" && d.model == "9" && d.kernel == "0";
+        let movable = d.what == "movable" && d.model == "0" && d.kernel == "1";
+        (small || movable) && ops.iter().any(swapout)
+    },
+}];
+
 /// What changed between v5.15 and v6.1, beside whose kernel the base v5.15
 /// stands.
 const SINCE_V5_15: &[Freedom] = &[
     Freedom {
         name: "c8070b787519: pins of the zero page are not counted",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let fewer =
                 matches!((d.model.parse::<i64>(), d.kernel.parse()), (Ok(m), Ok(k)) if m > k);
             let statistic = d.what.starts_with("nr_foll_pin") || d.what == "pins held";
@@ -96,42 +127,84 @@ const SINCE_V5_15: &[Freedom] = &[
     },
     Freedom {
         name: "5232c63f46fd: pages of order 1 have a pin count, too",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let order1 = |op: &Op| matches!(op.what, What::Mmap(_, _, Kind::DriverOrder1));
             d.what == "maybe dma pinned" && d.model == "0" && ops.iter().any(order1)
         },
     },
     Freedom {
         name: "65462462ffb2: a raw frame number is EEXIST with a pages array",
-        explains: |_, d| d.what == "answer" && d.model == "-> EFAULT" && d.kernel == "-> EEXIST",
+        explains: |_, d, _| d.what == "answer" && d.model == "-> EFAULT" && d.kernel == "-> EEXIST",
     },
     Freedom {
         name: "5535be309971: a forced write looks for an exclusive page, not for FOLL_COW",
-        explains: |ops, d| {
-            d.what == "huge" && ops.iter().any(|op| calls(op, Foll::FORCE | Foll::WRITE))
+        explains: |ops, d, _| {
+            let forced = |op: &Op| calls(op, Foll::FORCE | Foll::WRITE);
+            matches!(d.what, "huge" | "order") && ops.iter().any(forced)
         },
     },
     Freedom {
-        // A read-only pin of a shared page, reuse at a write and at
-        // mprotect(), swapping in: all go by the mark instead of by counts.
-        name: "6c287605fd56, a7f226604170: exclusive pages are marked, others unshared",
-        explains: |ops, d| {
-            let counts = matches!(
-                d.what,
-                "refcount" | "mapcount" | "writable" | "sharing" | "anon" | "maybe dma pinned"
-            );
-            let call = |op: &Op| matches!(op.what, What::Call(_));
-            let other = |op: &Op| matches!(op.name(), "fork" | "swapout" | "mprotect");
-            let acts = |op: &Op| {
-                call(op) || matches!(op.name(), "write" | "read" | "mprotect" | "swapout")
+        // do_wp_page() of v5.15 copies what anybody else refers to. An entry
+        // of an exclusive page that is not writable comes of mprotect() or of
+        // swapping.
+        name: "6c287605fd56: a write reuses an exclusive page, whoever refers to it",
+        explains: |ops, d, _| {
+            let protects = |op: &Op| matches!(op.what, What::Mprotect(..) | What::Swapout(_));
+            ops.last().is_some_and(writes) && is_of_a_copy(d) && ops.iter().any(protects)
+        },
+    },
+    Freedom {
+        name: "a7f226604170: a read-only pin of a shared page takes a copy first",
+        explains: |ops, d, _| {
+            let forks = |op: &Op| matches!(op.what, What::Fork(..));
+            let pin = |op: &Op| pins(op, Foll::empty()) && !writes(op);
+            // The copy can be allocated where longterm pins may be.
+            let moved = d.what == "answer" && d.model == "-> ENOMEM";
+            let copy = moved || is_of_a_copy(d);
+            ops.last().is_some_and(pin) && copy && ops.iter().any(forks)
+        },
+    },
+    Freedom {
+        name: "64fe24a3e05e: mprotect() makes the entries of exclusive pages writable",
+        explains: |ops, d, _| {
+            let to = |op: &Op| matches!(op.what, What::Mprotect(_, Prot::ReadWrite));
+            let writable = d.what == "writable" && d.model == "0" && d.kernel == "1";
+            writable && ops.last().is_some_and(to)
+        },
+    },
+    Freedom {
+        // In base v5.15 it is khugepaged that collapses: only where
+        // MADV_HUGEPAGE was said, with limits for shared and swapped pages.
+        name: "7d8faaf15545: MADV_COLLAPSE needs no MADV_HUGEPAGE and has no limits",
+        explains: |ops, d, _| {
+            let Some(What::Collapse(r)) = ops.last().map(|op| op.what) else { return false };
+            let thp = |op: &Op| match op.what {
+                What::Mmap(of, _, Kind::AnonThp) => {
+                    of.page / PMD_PAGES <= r.page / PMD_PAGES
+                        && r.page / PMD_PAGES <= (of.page + of.pages - 1) / PMD_PAGES
+                }
+                _ => false,
             };
-            counts && ops.last().is_some_and(acts) && ops.iter().any(|op| call(op) || other(op))
+            let refused = d.model == "-> EBUSY" || d.model == "-> EINVAL" && !ops.iter().any(thp);
+            d.what == "answer" && refused && matches!(&*d.kernel, "done" | "-> EAGAIN")
+        },
+    },
+    Freedom {
+        // copy_present_pte() of v5.15 asks of every page of a private mapping
+        // whether it is pinned.
+        name: "fb3d824d1a46: fork() copies pinned pages only if they are anonymous",
+        explains: |ops, d, _| {
+            let fork = ops.last().is_some_and(|op| matches!(op.what, What::Fork(..)));
+            let private = |op: &Op| matches!(op.what, What::MmapFile(_, _, m) if !m.shared);
+            let counts = matches!(d.what, "refcount" | "mapcount" | "sharing" | "anon");
+            let pinned = ops.iter().any(|op| pins(op, Foll::empty()));
+            fork && counts && pinned && ops.iter().any(private)
         },
     },
     Freedom {
         // add_page_for_migration() of v6.1 comes to its page by follow_page().
         name: "move_pages(2) of v6.1 finds nothing behind PROT_NONE",
-        explains: |ops, d| {
+        explains: |ops, d, _| {
             let migrate = ops.last().is_some_and(|op| matches!(op.what, What::Migrate(_)));
             migrate && d.what == "answer" && d.kernel == "-> ENOENT"
         },
@@ -143,6 +216,17 @@ fn calls(op: &Op, flags: Foll) -> bool {
     matches!(op.what, What::Call(c) if c.flags.contains(flags))
 }
 
+/// Whether it stores, or makes a call that may.
+fn writes(op: &Op) -> bool {
+    matches!(op.what, What::Write(_)) || calls(op, Foll::WRITE)
+}
+
+/// Whether it can come of a copy on one side only.
+fn is_of_a_copy(d: &Difference) -> bool {
+    let of_a_copy = ["refcount", "mapcount", "writable", "huge", "order", "movable", "sharing"];
+    of_a_copy.contains(&d.what)
+}
+
 /// Whether it pins with all of these flags.
 fn pins(op: &Op, flags: Foll) -> bool {
     matches!(op.what, What::Call(c) if c.call.pins()) && calls(op, flags)
@@ -150,11 +234,18 @@ fn pins(op: &Op, flags: Foll) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use gup_core::history::Kernel;
+
     use super::*;
+    use crate::on_kernel::compare::model;
 
     fn difference(what: &'static str, model: &str, kernel: &str) -> Difference {
         let (model, kernel) = (model.into(), kernel.into());
         Difference { op: 2, slot: None, what, model, kernel }
+    }
+
+    fn none() -> Trace {
+        model(Kernel::released(Base::V6_12), &[])
     }
 
     #[test]
@@ -166,11 +257,14 @@ mod tests {
         let huge = difference("huge", "0", "1");
         let more = difference("pins held", "0", "64");
         let new = Version(6, 12);
-        let why = |ops: &[Op], d: &Difference| explains(new, ops, std::slice::from_ref(d));
+        let why = |ops: &[Op], d: &Difference| explains(new, ops, &none(), std::slice::from_ref(d));
         assert_eq!(why(&merge, &huge), Some("VMAs merge"));
-        assert_eq!(explains(new, &merge, &[more.clone(), huge.clone()]), Some("VMAs merge"));
-        assert_eq!(explains(new, &merge, &[more]), None);
-        assert_eq!(explains(new, &merge, &[]), None);
+        assert_eq!(
+            explains(new, &merge, &none(), &[more.clone(), huge.clone()]),
+            Some("VMAs merge")
+        );
+        assert_eq!(explains(new, &merge, &none(), &[more]), None);
+        assert_eq!(explains(new, &merge, &none(), &[]), None);
         assert_eq!(why(&merge[..1], &huge), None);
         assert_eq!(why(&merge, &difference("huge", "1", "0")), None);
         let full = difference("answer", "-> ENOMEM", "done");
@@ -196,13 +290,101 @@ mod tests {
         assert_eq!(why(&collapse[1..2], &full), None);
         assert_eq!(why(&collapse, &difference("refcount", "1", "2")), None);
     }
+
+    #[test]
+    fn movable_memory_is_full_when_it_is() {
+        let why = |lines: &[&str]| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let trace = model(Kernel::released(Base::V6_12), &ops);
+            let d = Difference { op: ops.len() - 1, ..difference("movable", "0", "1") };
+            explains(Version(6, 12), &ops, &trace, &[d])
+        };
+        let all = [
+            "mmap m0 0x0 16 rw private anon thp",
+            "h0 = pin_user_pages m0 0x7000 2 0",
+            "fork m0 m1",
+            "fork m0 m2",
+            "madvise m0 0x0 9 dontneed",
+            "write m0 0x2000 7",
+            "write m0 0x0 2",
+        ];
+        assert_eq!(why(&all), Some("the model's movable memory is full"));
+        assert_eq!(why(&all[..3]), None);
+    }
+
+    #[test]
+    fn what_is_khugepaged_in_the_model_has_no_limits_there() {
+        let why = |lines: &[&str], d: &Difference| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let d = Difference { op: ops.len() - 1, ..d.clone() };
+            explains(Version(6, 1), &ops, &none(), &[d]).is_some()
+        };
+        let (small, huge) = ("mmap m0 0x0 8 rw private anon", "mmap m0 0x0 8 rw private anon thp");
+        let answer = |model, kernel| difference("answer", model, kernel);
+        let refused = answer("-> EINVAL", "-> EAGAIN");
+        assert!(why(&[small, "collapse m0 0x0"], &refused));
+        assert!(why(&[small, "collapse m0 0x0"], &answer("-> EINVAL", "done")));
+        assert!(why(&[huge, "collapse m0 0x0"], &answer("-> EBUSY", "done")));
+        assert!(why(&[huge, "collapse m0 0x8000"], &refused));
+        assert!(!why(&[huge, "collapse m0 0x0"], &refused));
+        assert!(!why(&[small, "collapse m0 0x0"], &answer("done", "-> EINVAL")));
+        assert!(!why(&[small, "read m0 0x0 1"], &refused));
+    }
+
+    #[test]
+    fn copies_are_explained_where_the_commits_explain_them() {
+        let (old, new) = (Version(6, 1), Version(6, 12));
+        let why = |lines: &[&str], version, what, model, kernel| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let d = Difference { op: ops.len() - 1, ..difference(what, model, kernel) };
+            explains(version, &ops, &none(), &[d]).map(|name| &name[..12])
+        };
+        let (protect, fork, store) = ("mprotect m0 0x0 1 rw", "fork m0 m1", "write m0 0x0 1");
+        let (pin, get) = ("h0 = pin_user_pages m0 0x0 1 0", "h0 = get_user_pages m0 0x0 1 0");
+        let write = "h1 = get_user_pages m0 0x0 1 FOLL_WRITE";
+        let count = |lines: &[&str], version| why(lines, version, "refcount", "1", "2");
+        for lines in [[protect, store], [protect, write], ["swapout m0 0x0", store]] {
+            assert_eq!(count(&lines, old), Some("6c287605fd56"), "{lines:?}");
+            assert_eq!(count(&lines, new), None);
+        }
+        for lines in [[fork, store], [protect, "read m0 0x0 1"], [protect, pin]] {
+            assert_eq!(count(&lines, old), None, "{lines:?}");
+        }
+        assert_eq!(count(&[fork, pin], old), Some("a7f226604170"));
+        assert_eq!(why(&[fork, pin], old, "answer", "-> ENOMEM", "-> 1"), Some("a7f226604170"));
+        assert_eq!(why(&[fork, pin], old, "answer", "-> EFAULT", "-> 1"), None);
+        for lines in [[fork, get], [fork, write], [store, pin], [pin, fork]] {
+            assert_eq!(count(&lines, old), None, "{lines:?}");
+        }
+        let writable = |lines: &[&str], from, to| why(lines, old, "writable", from, to);
+        assert_eq!(writable(&[store, protect], "0", "1"), Some("64fe24a3e05e"));
+        assert_eq!(writable(&[store, protect], "1", "0"), None);
+        assert_eq!(writable(&[store, "mprotect m0 0x0 1 r"], "0", "1"), None);
+        assert_eq!(why(&[store, protect], old, "contents", "zeroes", "store 1"), None);
+    }
+
+    #[test]
+    fn pinned_pages_of_files_are_shared_at_fork() {
+        let lines =
+            ["mmap m0 0x0 1 rw private file 0", "h0 = pin_user_pages m0 0x0 1 0", "fork m0 m1"];
+        let ops = lines.map(|l| l.parse().unwrap());
+        let d = difference("refcount", "1026", "1027");
+        let why = |ops: &[Op], v| explains(v, ops, &none(), std::slice::from_ref(&d)).is_some();
+        assert!(why(&ops, Version(6, 1)));
+        assert!(!why(&ops, Version(6, 12)));
+        assert!(!why(&[ops[0], ops[2], ops[2]], Version(6, 1)));
+        assert!(!why(&[ops[1], ops[1], ops[2]], Version(6, 1)));
+        assert!(!why(&[ops[0], ops[1], ops[1]], Version(6, 1)));
+    }
+
     #[test]
     fn what_changed_after_a_base_is_no_freedom_of_its_own_kernel() {
         let ops: Vec<Op> =
             ["mmap m0 0x0 1 rw private anon", "h0 = pin_user_pages m0 0x0 1 0", "migrate m0 0x0"]
                 .map(|l| l.parse().unwrap())
                 .into();
-        let why = |version, d: &Difference| explains(version, &ops, std::slice::from_ref(d));
+        let why =
+            |version, d: &Difference| explains(version, &ops, &none(), std::slice::from_ref(d));
         for (what, model, kernel) in [
             ("nr_foll_pin_acquired", "1", "0"),
             ("answer", "-> EFAULT", "-> EEXIST"),

@@ -14,7 +14,7 @@ use std::fmt::Write;
 
 use gup_core::errno::Errno;
 use gup_core::history::Kernel;
-use gup_core::model::filemap::{FILE_PAGES, File};
+use gup_core::model::filemap::{File, has_page_mkwrite};
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
 use gup_core::model::zone::Prefer;
@@ -34,10 +34,11 @@ const PRELUDE: &str = include_str!("c/prelude.h");
 const DEVICE: &str = include_str!("c/device.h");
 const RING: &str = include_str!("c/ring.h");
 const KMSG: &str = include_str!("c/kmsg.h");
-const INCLUDES: [&str; 18] = [
+const INCLUDES: [&str; 19] = [
     "errno.h",
     "fcntl.h",
     "linux/io_uring.h",
+    "linux/memfd.h",
     "poll.h",
     "sched.h",
     "setjmp.h",
@@ -53,6 +54,15 @@ const INCLUDES: [&str; 18] = [
     "sys/uio.h",
     "sys/wait.h",
     "unistd.h",
+];
+
+/// The files that a program can map: its names for them, and where it gets
+/// them from.
+const FILES: [(File, &str, &str); 4] = [
+    (File::Regular, "regular", "open(\".\", O_TMPFILE | O_RDWR, 0600)"),
+    (File::Shmem, "shmem", "memfd_create(\"gup\", 0)"),
+    (File::Secretmem, "secretmem", "syscall(SYS_memfd_secret, 0)"),
+    (File::Hugetlb, "hugetlb", "memfd_create(\"gup\", MFD_HUGETLB | MFD_HUGE_2MB)"),
 ];
 
 /// Why there is no program: which op, from 0, and why not.
@@ -109,7 +119,7 @@ pub fn program(r: &Reproducer) -> Result<Program, NotExpressible> {
             return Err(NotExpressible(i, why));
         }
         let expected = good.ops.get(i).and_then(|ran| expected(i, &ran.answer, &check));
-        steps.push(op, expected).ok_or(NotExpressible(i, "the program has no such op"))?;
+        steps.push(op, expected).ok_or(NotExpressible(i, lacks(&op.what)))?;
         if let Some((c, look)) = check.as_ref().zip(look).filter(|(c, _)| c.op == i) {
             debug_assert_eq!(c.op, i);
             steps.look(op, look);
@@ -121,6 +131,14 @@ pub fn program(r: &Reproducer) -> Result<Program, NotExpressible> {
     });
     let text = text(r, scale, means, &steps.all);
     Ok(Program { text, module: means == Means::Device, tells })
+}
+
+/// Why the program has no step for it.
+fn lacks(what: &What) -> &'static str {
+    match what {
+        What::Prefer(_) | What::Migrate(_) => "a program of its own has no NUMA nodes to choose",
+        _ => "the program has no such op",
+    }
 }
 
 /// What a step should return on a kernel without the bug; up to the step
@@ -146,7 +164,9 @@ fn means(ops: &[Op], look: Option<&Look>, runs: &[&GuestRun], scale: u32) -> Mea
         | What::DmaRead(_)
         | What::DmaWrite(_)
         | What::SplitHugePage(_)
-        | What::SplitHugePmd(_) => false,
+        | What::SplitHugePmd(_)
+        | What::Swapout(_)
+        | What::Collapse(_) => false,
         _ => true,
     });
     let mut answers = runs.iter().flat_map(|run| ops.iter().zip(&run.ops));
@@ -176,11 +196,10 @@ fn text(r: &Reproducer, scale: u32, means: Means, steps: &[Step]) -> String {
     if needs("warnings()") {
         out.push_str(&format!("\n{}", part(KMSG)));
     }
-    let (shmem, secretmem) = (needs("shmem"), needs("secretmem"));
-    let files = [(shmem, "shmem"), (secretmem, "secretmem")];
-    files.iter().filter(|f| f.0).for_each(|f| out.push_str(&format!("\nstatic int {};\n", f.1)));
+    let files: Vec<_> = FILES.into_iter().filter(|f| needs(f.1)).collect();
+    files.iter().for_each(|f| out.push_str(&format!("\nstatic int {};\n", f.1)));
     out.push_str(&body(steps));
-    out.push_str(&main_function(shmem, secretmem, needs("warnings()")));
+    out.push_str(&main_function(&files, needs("warnings()")));
     out
 }
 
@@ -206,7 +225,8 @@ fn head(r: &Reproducer, means: Means) -> String {
         out,
         " *\n * cc -Wall -o reproducer reproducer.c, and as root{module}:\n\
          \x20* taskset 1 ./reproducer\n\
-         \x20* Boot with movablecore=256M, or nothing lies in ZONE_MOVABLE. Exit status:\n\
+         \x20* in a folder on ext4. Boot with movablecore=256M, or nothing lies in\n\
+         \x20* ZONE_MOVABLE. Huge pages come from vm.nr_overcommit_hugepages. Exit status:\n\
          \x20* 0 as without the bug, 1 not so, 2 or a signal: it could not run.\n\
          \x20*/\n#define _GNU_SOURCE\n"
     );
@@ -253,7 +273,7 @@ fn body(steps: &[Step]) -> String {
     out
 }
 
-fn main_function(shmem: bool, secretmem: bool, warnings: bool) -> String {
+fn main_function(files: &[(File, &str, &str)], warnings: bool) -> String {
     let mut out = String::from(
         "
 static void run(int me, int step)
@@ -293,16 +313,11 @@ int main(void)
     if warnings {
         out.push_str("\tlisten();\n");
     }
-    let bytes = format!("{FILE_PAGES} * SCALE * PAGE");
-    for (needed, name, call) in [
-        (shmem, "shmem", "memfd_create(\"gup\", 0)"),
-        (secretmem, "secretmem", "syscall(SYS_memfd_secret, 0)"),
-    ] {
-        if needed {
-            let _ = writeln!(out, "\t{name} = {call};");
-            let _ = writeln!(out, "\tif (ftruncate({name}, {bytes})) {{");
-            let _ = writeln!(out, "\t\tperror(\"{name}\");\n\t\treturn 2;\n\t}}");
-        }
+    for &(file, name, call) in files {
+        let length = bytes(file, file.max_pages());
+        let _ = writeln!(out, "\t{name} = {call};");
+        let _ = writeln!(out, "\tif (ftruncate({name}, {length})) {{");
+        let _ = writeln!(out, "\t\tperror(\"{name}\");\n\t\treturn 2;\n\t}}");
     }
     out.push_str(
         "	run(MAIN, 0);
@@ -339,7 +354,7 @@ impl Steps {
     /// Adds the steps of an op, of which the last is spoken of; `None` if
     /// there is no such step.
     fn push(&mut self, op: &Op, expected: Option<i64>) -> Option<()> {
-        let mm = mm_of(&op.what);
+        let mm = op.what.mm();
         if let What::Mmap(r, ..) | What::MmapFile(r, ..) = op.what
             && !std::mem::replace(self.alive(r.mm), true)
         {
@@ -374,31 +389,15 @@ impl Steps {
     }
 }
 
-/// Whose op it is.
-fn mm_of(what: &What) -> Owner {
-    match *what {
-        What::Mmap(r, ..)
-        | What::MmapFile(r, ..)
-        | What::Munmap(r)
-        | What::Mprotect(r, _)
-        | What::Dontneed(r)
-        | What::Write(r)
-        | What::Read(r)
-        | What::SplitHugePage(r)
-        | What::SplitHugePmd(r) => Some(r.mm),
-        What::Fork(mm, _) | What::Exit(mm) => Some(mm),
-        What::Call(c) => Some(c.range.mm),
-        _ => None,
-    }
-}
-
 fn code(what: &What, scale: u32, means: Means) -> Option<String> {
     Some(match *what {
         What::Mmap(r, prot, kind) => mmap(r, prot, kind, scale),
         What::MmapFile(r, prot, map) => {
             let shared = if map.shared { "MAP_SHARED" } else { "MAP_PRIVATE" };
-            let (name, offset) = (file(map.file)?, u32::from(map.pgoff) * scale);
-            format!("map({}, {}, {shared}, {name}, {offset})", pages(r), prot_text(prot))
+            let (name, offset) =
+                (file(map.file)?, (u32::from(map.pgoff) << map.file.order()) * scale);
+            let flags = format!("{shared} | MAP_NORESERVE");
+            format!("map({}, {},\n\t\t\t{flags}, {name}, {offset})", pages(r), prot_text(prot))
         }
         What::Munmap(r) => format!("result(munmap(at({}), {} * SCALE * PAGE))", r.page, r.pages),
         What::Mprotect(r, prot) => {
@@ -418,7 +417,11 @@ fn code(what: &What, scale: u32, means: Means) -> Option<String> {
         What::Tee(from, to) => format!("tee_pages({}, {})", from.0, to.0),
         What::DmaWrite(h) => format!("dma_write({})", h.0),
         What::DmaRead(h) => format!("dma_read({})", h.0),
-        What::Truncate(f, n) => format!("result(ftruncate({}, {n} * SCALE * PAGE))", file(f)?),
+        What::Truncate(f, n) => format!("result(ftruncate({}, {}))", file(f)?, bytes(f, n.into())),
+        What::Fsync(f) if !has_page_mkwrite(f) => "-EINVAL".into(),
+        What::Fsync(f) => format!("result(fsync({}))", file(f)?),
+        What::Swapout(r) => format!("swap_out({})", pages(r)),
+        What::Collapse(r) => format!("collapse({})", r.page),
         // As madvise() does on its way.
         What::LruAddDrain | What::LruAddDrainAll => "0".into(),
         What::Prefer(Prefer::Movable) | What::Cpu(_) => "0".into(),
@@ -439,11 +442,12 @@ fn prot_text(prot: Prot) -> &'static str {
 }
 
 fn file(file: File) -> Option<&'static str> {
-    match file {
-        File::Shmem => Some("shmem"),
-        File::Secretmem => Some("secretmem"),
-        _ => None,
-    }
+    FILES.iter().find(|f| f.0 == file).map(|f| f.1)
+}
+
+/// So many of the file's own pages, in bytes.
+fn bytes(file: File, pages: u64) -> String {
+    format!("{} * SCALE * PAGE", pages << file.order())
 }
 
 fn mmap(r: Range, prot: Prot, kind: Kind, scale: u32) -> String {
@@ -542,6 +546,18 @@ mod tests {
         let pin = "h0 = pin_user_pages m0 0x0 1 0";
         let told = of("v6.12 fixed without c8070b787519", &[map, "read m0 0x0 1", pin]);
         assert_eq!(told, "nr_foll_pin_acquired - nr_foll_pin_released");
+    }
+
+    #[test]
+    fn files_swap_and_collapse_compile() {
+        for lines in [
+            &["mmap m0 0x0 8 r private hugetlb 1", "read m0 0x0 8", "truncate hugetlb 1"][..],
+            &["mmap m0 0x0 1 rw shared file 0", "fsync file", "fsync shmem", "truncate file 1"],
+            &["mmap m0 0x0 8 rw private anon", "swapout m0 0x0", "collapse m0 0x0"],
+        ] {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            compiles(&program(&of(Kernel::released(Base::V6_12), &ops)).unwrap().text);
+        }
     }
 
     #[test]

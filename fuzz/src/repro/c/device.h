@@ -101,6 +101,15 @@ UNUSED static long dma_write(unsigned int handle)
 
 /* ---- pages ---- */
 
+/* What cannot be looked at tells nothing; a handle may be empty. */
+static void seen(int ret)
+{
+	if (!ret || errno == EBADF)
+		return;
+	perror("/dev/gupdev: cannot look");
+	exit(2);
+}
+
 static struct gupdev_row page_of(int pid, unsigned long page)
 {
 	struct gupdev_row row = { 0 };
@@ -109,7 +118,7 @@ static struct gupdev_row page_of(int pid, unsigned long page)
 		.rows = (unsigned long)&row,
 	};
 
-	ioctl(device, GUPDEV_WALK, &a);
+	seen(ioctl(device, GUPDEV_WALK, &a));
 	return row;
 }
 
@@ -127,7 +136,7 @@ UNUSED static struct gupdev_row held_page(int handle, unsigned long i)
 	};
 
 	memset(rows, 0, sizeof(rows));
-	ioctl(device, GUPDEV_HELD, &a);
+	seen(ioctl(device, GUPDEV_HELD, &a));
 	return rows[i * SCALE];
 }
 
@@ -143,13 +152,19 @@ UNUSED static long split_pmd(unsigned long page)
 	return result(madvise(second, PAGE, MADV_DODUMP));
 }
 
+/* What an address maps is a page. */
+UNUSED static int is_page(struct gupdev_row row)
+{
+	return row.flags & GUPDEV_PRESENT &&
+	       (!(row.flags & GUPDEV_SPECIAL) || row.flags & GUPDEV_ZERO);
+}
+
 UNUSED static long split_page(unsigned long page)
 {
 	struct gupdev_row row = page_of(getpid(), page);
 	FILE *f;
 
-	if (!(row.flags & GUPDEV_PRESENT) ||
-	    (row.flags & GUPDEV_SPECIAL && !(row.flags & GUPDEV_ZERO)))
+	if (!is_page(row))
 		return NOT_RUN;
 	if (!row.order || !(row.flags & GUPDEV_ISANON))
 		return -EINVAL;
@@ -162,6 +177,65 @@ UNUSED static long split_page(unsigned long page)
 	if (fclose(f))
 		return -errno;
 	return page_of(getpid(), page).order ? -EBUSY : 0;
+}
+
+UNUSED static void wait_for_writeback(void)
+{
+	char line[80];
+	int done = 0;
+	FILE *f;
+
+	while (!done) {
+		f = fopen("/proc/sys/vm/stat_refresh", "w");
+		if (f) {
+			fputs("1", f);
+			fclose(f);
+		}
+		f = fopen("/proc/vmstat", "r");
+		if (!f)
+			return;
+		while (fgets(line, sizeof(line), f))
+			done |= !strcmp(line, "nr_writeback 0\n");
+		fclose(f);
+	}
+}
+
+UNUSED static long swap_out(unsigned long page, unsigned long pages)
+{
+	struct gupdev_row row = page_of(getpid(), page);
+	unsigned long start = (unsigned long)at(page);
+	unsigned long len = pages * SCALE * PAGE;
+
+	if (!is_page(row))
+		return NOT_RUN;
+	if (row.flags & GUPDEV_HUGE) {
+		start &= ~0x1ffffful;
+		len = 0x200000;
+	}
+	if (madvise((void *)start, len, MADV_PAGEOUT))
+		return row.flags & GUPDEV_HUGETLB ? -EBUSY : -errno;
+	wait_for_writeback();
+	if (!is_page(page_of(getpid(), page)))
+		return 0;
+	return row.flags & GUPDEV_ISANON ? -EBUSY : -EINVAL;
+}
+
+UNUSED static long collapse(unsigned long page)
+{
+	char *start = (char *)((unsigned long)at(page) & ~0x1ffffful);
+	unsigned char resident[512];
+	struct gupdev_row row = { 0 };
+	struct gupdev_walk a = {
+		.addr = (unsigned long)start, .nr = 1, .pid = getpid(),
+		.rows = (unsigned long)&row,
+	};
+
+	/* MADV_COLLAPSE; -ENOMEM is also what it says of a hole. */
+	if (madvise(start, 0x200000, 25))
+		return errno == ENOMEM && mincore(start, 0x200000, resident) ?
+		       -EINVAL : -errno;
+	ioctl(device, GUPDEV_WALK, &a);
+	return row.flags & GUPDEV_HUGE ? 0 : -EINVAL;
 }
 
 static void tear_down(void)

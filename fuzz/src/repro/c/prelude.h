@@ -103,12 +103,15 @@ UNUSED static long start(int mm, int step)
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		atomic_store(&shared->pid[mm], getpid());
 		wait_until_done(step);
 		run(mm, step + 1);
 		_exit(0);
 	}
-	return pid < 0 ? -errno : 0;
+	if (pid < 0)
+		return -errno;
+	/* It may be looked at before it has run. */
+	atomic_store(&shared->pid[mm], pid);
+	return 0;
 }
 
 UNUSED static long leave(int step)
