@@ -12,7 +12,7 @@ use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite, Watch};
 use gup_core::model::filemap::File;
 use gup_core::model::folio::{Folio, folio_ref_add};
-use gup_core::model::limits::{PAGE_SIZE, TASK_SIZE};
+use gup_core::model::limits::{MAX_CALL_PAGES, PAGE_SIZE, TASK_SIZE};
 use gup_core::model::memory::user_store;
 use gup_core::model::mm::{MmId, mmap_read_lock};
 use gup_core::model::mmap::{FileMap, Kind, Prot, mm_alloc, mmap, mmap_file, mmap_stack};
@@ -29,6 +29,8 @@ use gup_fuzz::subject::{Args, Port, RealGup, Subject};
 use super::same;
 
 const MM: MmId = MmId(0);
+/// The pages that one call is asked for, at most.
+const MOST: u8 = MAX_CALL_PAGES as u8;
 
 /// The calls that the base has.
 fn calls() -> impl Iterator<Item = Call> {
@@ -39,6 +41,20 @@ fn calls() -> impl Iterator<Item = Call> {
 fn call(call: Call, page: u8, pages: u8, flags: Foll) -> CallOp {
     let range = Range { mm: MM, page, pages };
     CallOp { call, range, flags, locked: false, nopages: false, handle: Handle(0) }
+}
+
+/// Every call at each of the pages, for each number of pages, with each of
+/// the flags.
+fn each<'a>(
+    pages: &'a [u8],
+    numbers: &'a [u8],
+    flags: &'a [Foll],
+) -> impl Iterator<Item = CallOp> + 'a {
+    let at = move |which, page| {
+        let one = move |nr, flags: &Foll| call(which, page, nr, *flags);
+        numbers.iter().flat_map(move |&nr| flags.iter().map(move |flags| one(nr, flags)))
+    };
+    calls().flat_map(move |which| pages.iter().flat_map(move |&page| at(which, page)))
 }
 
 /// What a call came to. A BUG ends it in the C, but not in the port: then
@@ -111,7 +127,7 @@ impl Twins {
 /// Makes a call; `locked` is what a `_remote` one is given to point to.
 fn make(cpu: &Cpu, subject: &dyn Subject, op: &CallOp, locked: Option<bool>) -> Came {
     use Call::{GetUserPagesUnlocked, PinUserPagesUnlocked};
-    let mut pages = [Page::UNSET; 16];
+    let mut pages = [Page::UNSET; MAX_CALL_PAGES];
     let pages = &mut pages[..op.range.pages.into()];
     let mut flag = locked;
     let locks_itself =
@@ -131,7 +147,7 @@ fn is_followed() -> bool {
 }
 
 /// Small pages, a THP, holes, what nobody may write, a driver's pages, raw
-/// frame numbers, secret memory.
+/// frame numbers.
 fn mixed(cpu: &Cpu) {
     mmap(cpu, MM, 0, 4, Prot::ReadWrite, Kind::Anon).unwrap();
     mmap(cpu, MM, 8 * PAGE_SIZE, 8, Prot::ReadWrite, Kind::AnonThp).unwrap();
@@ -149,25 +165,21 @@ fn the_port_is_the_c_for_every_pair_of_flags() {
         return;
     }
     let twins = Twins::new(mixed);
-    let single: Vec<Foll> = Foll::all().iter().collect();
+    let pairs = Foll::all().iter().flat_map(|a| Foll::all().iter().map(move |b| a | b));
+    let mut flags: Vec<Foll> = pairs.chain([Foll::empty()]).collect();
+    flags.sort_by_key(Foll::bits);
+    flags.dedup();
     let (mut refused, mut served) = (0, 0);
-    for a in &single {
-        for b in single.iter().filter(|b| b.bits() >= a.bits()) {
-            for which in calls() {
-                for page in [0, 7, 16, 23] {
-                    let given = call(which, page, 3, *a | *b);
-                    // On v5.15 GUP-fast follows the array, be it NULL.
-                    let needed = which.fast() && base() == Base::V5_15;
-                    for nopages in [false, true].into_iter().filter(|&no| !(no && needed)) {
-                        let op = CallOp { nopages, ..given };
-                        let come = twins.same_call(&op, None);
-                        *(if come.splats.is_empty() { &mut served } else { &mut refused }) += 1;
-                        if which.remote() {
-                            twins.same_call(&op, Some(true));
-                            twins.same_call(&op, Some(false));
-                        }
-                    }
-                }
+    for op in each(&[0, 7, 16, 23, 32], &[3], &flags) {
+        // On v5.15 GUP-fast follows the array, be it NULL.
+        let needed = op.call.fast() && base() == Base::V5_15;
+        let without = (!needed).then_some(CallOp { nopages: true, ..op });
+        for op in [Some(op), without].into_iter().flatten() {
+            let come = twins.same_call(&op, None);
+            *(if come.splats.is_empty() { &mut served } else { &mut refused }) += 1;
+            if op.call.remote() {
+                twins.same_call(&op, Some(true));
+                twins.same_call(&op, Some(false));
             }
         }
     }
@@ -182,13 +194,10 @@ fn the_port_is_the_c_for_no_page_at_all() {
         return;
     }
     let twins = Twins::new(mixed);
-    for which in calls().filter(|call| !call.fast()) {
-        for page in [0, 8, 16, 40] {
-            for locked in [None, Some(true)] {
-                let op = call(which, page, 0, Foll::WRITE);
-                let come = twins.same_call(&op, locked);
-                assert_eq!(come.to.map(|to| to.0), Some(Ok(0)));
-            }
+    for op in each(&[0, 8, 16, 40], &[0], &[Foll::WRITE]).filter(|op| !op.call.fast()) {
+        for locked in [None, Some(true)] {
+            let come = twins.same_call(&op, locked);
+            assert_eq!(come.to.map(|to| to.0), Some(Ok(0)));
         }
     }
 }
@@ -257,11 +266,9 @@ fn the_port_is_the_c_below_a_stack() {
         return;
     }
     let twins = Twins::new(|cpu| mmap_stack(cpu, MM, 40 * PAGE_SIZE, 2).unwrap());
-    for which in calls().filter(|call| !call.fast_only()) {
-        for (page, result) in [(39, Err(Errno::EFAULT)), (20, Err(Errno::EFAULT)), (41, Ok(1))] {
-            let come = twins.same_call(&call(which, page, 1, Foll::WRITE), None);
-            assert_eq!(come.to.map(|to| to.0), Some(result));
-        }
+    for op in each(&[39, 20, 41], &[1], &[Foll::WRITE]).filter(|op| !op.call.fast_only()) {
+        let result = if op.range.page < 40 { Err(Errno::EFAULT) } else { Ok(1) };
+        assert_eq!(twins.same_call(&op, None).to.map(|to| to.0), Some(result));
     }
 }
 
@@ -292,35 +299,30 @@ fn kinds() -> impl Iterator<Item = u8> {
     [0, 8, 16, 32, 41, 48].into_iter().filter(move |page| base() == Base::V6_12 || !hugetlb(page))
 }
 
+const COUNTS: [i32; 10] =
+    [i32::MIN, -1024, -1, 0, 1, 1023, 1024, i32::MAX - 1024, i32::MAX - 1, i32::MAX];
+
 #[test]
 fn the_port_is_the_c_whatever_a_count_has_come_to() {
     if !is_followed() {
         return;
     }
     let twins = Twins::new(every_kind);
-    let (mut refused, mut failed) = (0, 0);
-    for page in kinds() {
-        for count in
-            [i32::MIN, -1024, -1, 0, 1, 1023, 1024, i32::MAX - 1024, i32::MAX - 1, i32::MAX]
-        {
-            for which in calls() {
-                for flags in [Foll::empty(), Foll::WRITE, Foll::LONGTERM] {
-                    for pages in [1, 2] {
-                        let op = call(which, page, pages, flags);
-                        let come = twins.same(&(op, count), |cpu, subject| {
-                            saturate(cpu, page, count);
-                            cpu.begin_op(MM, None);
-                            make(cpu, subject, &op, None)
-                        });
-                        refused += u32::from(!come.splats.is_empty());
-                        let result = come.to.map(|to| to.0);
-                        failed += u32::from(result == Some(Err(Errno::ENOMEM)));
-                    }
-                }
-            }
+    let flags = [Foll::empty(), Foll::WRITE, Foll::LONGTERM];
+    let (mut warned, mut failed) = (0, 0);
+    for op in each(&kinds().collect::<Vec<_>>(), &[1, 2], &flags) {
+        for count in COUNTS {
+            let come = twins.same(&(op, count), |cpu, subject| {
+                saturate(cpu, op.range.page, count);
+                cpu.begin_op(MM, None);
+                make(cpu, subject, &op, None)
+            });
+            warned += u32::from(!come.splats.is_empty());
+            let result = come.to.map(|to| to.0);
+            failed += u32::from(result == Some(Err(Errno::ENOMEM)));
         }
     }
-    assert!(refused > 100 && failed > 100, "{refused} warned, {failed} failed");
+    assert!(warned > 100 && failed > 100, "{warned} warned, {failed} failed");
 }
 
 /// Gives the folio that is mapped at a page this many references.
@@ -353,24 +355,22 @@ impl Mapped {
     }
 }
 
-/// Two mappings side by side, and calls across the border. Touched or not.
+/// Two mappings of `pages` pages side by side, touched where they let one; then
+/// what `disturb` says, and calls across the border.
 fn across(kinds: &[Mapped], pages: u8, flags: &[Foll], disturb: &[Option<What>]) {
     let mut against = against_c();
-    let border = 2 * pages;
-    let all = Range { mm: MM, page: border - pages, pages };
-    for (&left, &right) in kinds.iter().flat_map(|l| kinds.iter().map(move |r| (l, r))) {
+    let (left, border) = (pages, 2 * pages);
+    let touch = [left, border].map(|page| What::Write(Range { mm: MM, page, pages }));
+    for (&a, &b) in kinds.iter().flat_map(|a| kinds.iter().map(move |b| (a, b))) {
         for disturbed in disturb {
-            for which in calls() {
-                for &flags in flags {
-                    for (before, after) in [(pages, 1), (1, pages), (1, 1)] {
-                        let (page, nr) = (border - before, (before + after).min(16));
-                        let touch = [What::Write(all), What::Write(Range { page: border, ..all })];
-                        let maps = [left.op(border - pages, pages), right.op(border, pages)];
-                        let calls = What::Call(call(which, page, nr, flags));
-                        let ops = maps.into_iter().flatten().chain(touch).chain(*disturbed);
-                        let ops: Vec<Op> = ops.chain([calls]).map(Op::from).collect();
-                        same(&mut against, &ops);
-                    }
+            let maps = [a.op(left, pages), b.op(border, pages)].into_iter().flatten();
+            let set: Vec<What> = maps.chain(touch).chain(*disturbed).collect();
+            for (before, after) in [(pages, 1), (1, pages), (1, 1)] {
+                let before = before.min(MOST - 1);
+                let (page, nr) = (border - before, (before + after).min(MOST));
+                for op in each(&[page], &[nr], flags) {
+                    let ops = set.iter().copied().chain([What::Call(op)]).map(Op::from);
+                    same(&mut against, &ops.collect::<Vec<_>>());
                 }
             }
         }
@@ -458,8 +458,7 @@ fn the_port_is_the_c_when_one_failure_follows_another() {
         user_store(cpu, MM, 0, 1).unwrap();
     });
     let flags = [Foll::WRITE, Foll::INTERRUPTIBLE, Foll::NOWAIT];
-    let from = |page| calls().flat_map(move |which| flags.map(|f| call(which, page, 3, f)));
-    let ops: Vec<CallOp> = from(0).chain(from(1)).collect();
+    let ops: Vec<CallOp> = each(&[0, 1], &[3], &flags).collect();
     let (mut nothing, mut some) = (0, 0);
     for [first, second, third] in failures() {
         for (op, locked) in ops.iter().flat_map(|op| [(op, None), (op, Some(true))]) {
