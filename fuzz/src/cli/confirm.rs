@@ -183,7 +183,8 @@ impl Confirm {
         let mut why = None;
         for (i, op) in ops.iter().enumerate() {
             if let Some(reason) = not_expressible(op, version, scale).or_else(|| lacks(op)) {
-                println!("{:>2} {op}\n     confirm: not expressible: {reason}", i + 1);
+                println!("{:>2} {op}", i + 1);
+                print!("{}", wrap(reason, "     confirm: not expressible: ", "       "));
                 why = why.or(Some(format!("not expressible: op {}: {reason}", i + 1)));
             }
         }
@@ -199,7 +200,8 @@ impl Confirm {
             let lacks = || lines.filter_map(needs_module_for).next();
             if let Some(reason) = not_expressible_in(&line.op, before).or_else(lacks) {
                 let text = format!("not expressible: op {}: {reason}", i + 1);
-                println!("{:>2} {}\n     confirm: {text}", i + 1, line.op);
+                println!("{:>2} {}", i + 1, line.op);
+                print!("{}", wrap(&text, "     confirm: ", "       "));
                 return Ok(Confirmed::new(text, false));
             }
             before = &line.state;
