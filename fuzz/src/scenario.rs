@@ -73,6 +73,9 @@ pub struct Window {
     pub nth: u16,
 }
 
+/// How many steps of each kind an op took.
+pub type StepCounts = [u16; StepKind::ALL.len()];
+
 /// The record of a window.
 const WINDOW: u8 = 56;
 
@@ -564,9 +567,14 @@ impl Op {
 }
 
 impl What {
-    /// The address space that it is about, if it is about one.
-    pub fn mm(&self) -> Option<MmId> {
-        match *self {
+    /// The range of addresses that it is about, if it is about one.
+    pub fn range(mut self) -> Option<Range> {
+        self.range_mut().copied()
+    }
+
+    /// The same, to be changed.
+    pub fn range_mut(&mut self) -> Option<&mut Range> {
+        match self {
             What::Mmap(r, ..)
             | What::MmapFile(r, ..)
             | What::Munmap(r)
@@ -579,10 +587,29 @@ impl What {
             | What::SplitHugePmd(r)
             | What::Swapout(r)
             | What::Collapse(r)
-            | What::NumaHint(r) => Some(r.mm),
-            What::Fork(mm, _) | What::Exit(mm) => Some(mm),
-            What::Call(c) => Some(c.range.mm),
+            | What::NumaHint(r) => Some(r),
+            What::Call(c) => Some(&mut c.range),
             _ => None,
+        }
+    }
+
+    /// The address space that it is about, if it is about one.
+    pub fn mm(self) -> Option<MmId> {
+        match self {
+            What::Fork(mm, _) | What::Exit(mm) => Some(mm),
+            _ => self.range().map(|r| r.mm),
+        }
+    }
+
+    /// The handles that it names; of two the second is what it fills.
+    pub fn handles(self) -> [Option<Handle>; 2] {
+        match self {
+            What::Call(c) => [Some(c.handle), None],
+            What::Unpin(_, h) | What::PutPage(h) | What::DmaWrite(h) | What::DmaRead(h) => {
+                [Some(h), None]
+            }
+            What::Tee(from, to) | What::FolioAddPin(from, to) => [Some(from), Some(to)],
+            _ => [None, None],
         }
     }
 

@@ -110,16 +110,18 @@ fn same(against: &mut gup_fuzz::real::PortAgainstC, ops: &[Op]) {
 #[test]
 fn the_port_is_the_c_on_every_tracked_scenario() {
     let mut against = against_c();
-    let mut seen = 0;
+    let (mut seen, mut with_windows) = (0, 0);
     for dir in ["seeds", "regressions"] {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
         for file in std::fs::read_dir(dir).unwrap().flatten() {
             let r = text::parse(&std::fs::read(file.path()).unwrap()).unwrap();
-            same(&mut against, &r.ops());
+            let ops = r.ops();
+            same(&mut against, &ops);
             seen += 1;
+            with_windows += usize::from(ops.iter().any(|op| op.at.is_some()));
         }
     }
-    assert!(seen > 10, "{seen} scenarios");
+    assert!(seen > 10 && with_windows > 4, "{seen} scenarios, {with_windows} with windows");
 }
 
 /// What a text is known to do wrong: each row of history.rs that is about
@@ -174,6 +176,32 @@ fn the_port_is_the_c_on_random_scenarios() {
         same(&mut against, &s.ops);
     }
     assert!(against.ops_run().compared() > 50_000);
+}
+
+#[test]
+fn the_port_is_the_c_in_windows() {
+    let mut against = against_c();
+    let (mut generator, mut s) = (Generator::new(8, base()), Scenario::default());
+    for i in 0..8_000 {
+        match i % 4 {
+            0 => generator.race(&mut s),
+            _ => generator.aim(&mut s, against.steps_of_windowed()),
+        }
+        same(&mut against, &s.ops);
+    }
+    assert!(against.ops_run().compared() > 30_000);
+}
+
+#[test]
+fn a_window_names_the_line_of_the_c() {
+    let text = "# gup reproducer, format 1\nkernel: v6.12 fixed\n\n\
+        mmap m0 0x0 1 rw private anon\nwrite m0 0x0 1\n\
+        h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE\n    at pte-read 2 madvise m0 0x0 1 dontneed\n";
+    let ops = text::parse(text.as_bytes()).unwrap().ops();
+    let trace = Executor::with_subject(kernel(), RealGup).trace(&ops);
+    let place = trace.lines[3].place.as_deref().unwrap_or_default();
+    let walker = if real_gup::text().since(6, 10) { "gup_fast_pte_range" } else { "gup_pte_range" };
+    assert!(place.contains(&format!(" in {walker}() mm/gup.c:")), "{place}");
 }
 
 /// Each file tells the story. It is hugetlbfs or files, which base v5.15 has

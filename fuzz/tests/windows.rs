@@ -97,8 +97,27 @@ fn several_windows_may_be_in_one_op_and_at_one_step() {
              at data 1 write m0 0x0 1\n"
         ),
     );
-    assert_eq!(said[3], "4     at data 1 h1 = pin_user_pages m0 0x0 1 FOLL_WRITE -> 1");
-    assert_eq!(said[4], "5     at data 1 unpin_user_pages h1");
+    let at = "before data 64 in user_access()";
+    assert_eq!(
+        said[3],
+        format!("4     at data 1 h1 = pin_user_pages m0 0x0 1 FOLL_WRITE -> 1 {at}")
+    );
+    assert_eq!(said[4], format!("5     at data 1 unpin_user_pages h1 {at}"));
+}
+
+#[test]
+fn a_window_names_the_function_that_it_stops() {
+    let fast = "h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE";
+    for (kernel, outer, inner, function) in [
+        ("v5.15 fixed", fast, "pte-read 2 madvise m0 0x0 1 dontneed", "gup_pte_range"),
+        ("v6.12 fixed", fast, "pte-read 2 madvise m0 0x0 1 dontneed", "gup_fast_pte_range"),
+        ("v5.15 fixed", fast, "ref-add-unless-zero 1 lru_add_drain", "try_get_compound_head"),
+        ("v6.12 fixed", fast, "ref-add-unless-zero 1 lru_add_drain", "try_get_folio"),
+        ("v5.15 fixed", "fork m0 m1", "entry-rmw 1 lru_add_drain", "copy_present_pte"),
+    ] {
+        let said = lines(kernel, &format!("{MAPPED}{outer}\nat {inner}\n"));
+        assert!(said[3].ends_with(&format!(" in {function}()")), "{kernel}: {said:#?}");
+    }
 }
 
 /// Runs a scenario once for each step of its op `outer`, with ops of another

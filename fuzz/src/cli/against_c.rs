@@ -170,11 +170,12 @@ mod with_c {
         let (mut scenario, mut n) = (Scenario::default(), 0u64);
         while against.ops_run().compared() < ops {
             n += 1;
-            match n % 4 {
-                0 => generator.scenario(&mut scenario),
-                1 => generator.mutate(&mut scenario),
+            match n % 8 {
+                0 | 4 => generator.scenario(&mut scenario),
+                1 | 5 => generator.mutate(&mut scenario),
                 2 => generator.race(&mut scenario),
-                _ => generator.mutate_race(&mut scenario),
+                6 => generator.mutate_race(&mut scenario),
+                _ => generator.aim(&mut scenario, against.steps_of_windowed()),
             }
             scenario.ops.truncate(MAX_OPS);
             if let Some(told) = compare(&mut against, &scenario.ops) {

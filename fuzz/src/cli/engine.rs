@@ -21,7 +21,7 @@ use crate::exec::{Executor, Finding, Trace};
 use crate::generators::Generator;
 use crate::repro::Reproducer;
 use crate::repro::report::known;
-use crate::scenario::{MAX_OPS, Op, Scenario};
+use crate::scenario::{MAX_OPS, Op, Scenario, StepCounts};
 use crate::targets;
 
 /// How a scenario is run and judged.
@@ -186,8 +186,14 @@ pub struct Fuzzer {
     seen: Features,
     features: Vec<u32>,
     scenario: Scenario,
+    /// The last scenario of target `race`, the steps of the ops in it that have
+    /// windows, and how often it is yet to run with its windows elsewhere.
+    aimed: (Scenario, Vec<(usize, StepCounts)>, u8),
     executions: u64,
 }
+
+/// How often a scenario runs with its windows elsewhere.
+const AIMS: u8 = 7;
 
 impl Fuzzer {
     /// A fuzzer with an empty corpus.
@@ -201,6 +207,7 @@ impl Fuzzer {
             seen: Features::new(),
             features: Vec::new(),
             scenario: Scenario::default(),
+            aimed: Default::default(),
             executions: 0,
         }
     }
@@ -224,23 +231,51 @@ impl Fuzzer {
     /// Draws and runs one scenario; says what it violated and whether it is
     /// new in the corpus.
     pub fn step(&mut self, target: Target) -> (Option<Hit>, bool) {
-        let (race, s) = (target == Target::Race, &mut self.scenario);
+        if target == Target::Race {
+            return self.race_step();
+        }
+        let s = &mut self.scenario;
         let drawn = self.corpus.is_empty() || self.rng.bool();
         if !drawn {
             let entry = &self.corpus[self.rng.usize(0..self.corpus.len())];
             s.ops.clone_from(&entry.ops);
         }
-        match (drawn, race) {
-            (true, true) => self.generator.race(s),
-            (true, false) => self.generator.scenario(s),
-            (false, true) => self.generator.mutate_race(s),
-            (false, false) => {
-                s.ops.retain(|op| op.at.is_none());
-                self.generator.mutate(s);
-            }
+        if drawn {
+            self.generator.scenario(s);
+        } else {
+            s.ops.retain(|op| op.at.is_none());
+            self.generator.mutate(s);
         }
         self.scenario.ops.truncate(MAX_OPS);
         self.run(target)
+    }
+
+    fn race_step(&mut self) -> (Option<Hit>, bool) {
+        let (aimed, steps, left) = &mut self.aimed;
+        let s = &mut self.scenario;
+        if *left > 0 {
+            *left -= 1;
+            s.ops.clone_from(&aimed.ops);
+            self.generator.aim(s, steps);
+        } else if self.corpus.is_empty() || self.rng.bool() {
+            *left = AIMS;
+            self.generator.race(s);
+        } else {
+            *left = AIMS;
+            s.ops.clone_from(&self.corpus[self.rng.usize(0..self.corpus.len())].ops);
+            self.generator.mutate_race(s);
+        }
+        s.ops.truncate(MAX_OPS);
+        aimed.ops.clone_from(&s.ops);
+        let ran = self.run(Target::Race);
+        let (_, steps, left) = &mut self.aimed;
+        steps.clear();
+        steps.extend_from_slice(self.exec.steps_of_windowed());
+        if ran.0.is_some() {
+            // What was found is not looked for again.
+            *left = 0;
+        }
+        ran
     }
 
     fn run(&mut self, target: Target) -> (Option<Hit>, bool) {

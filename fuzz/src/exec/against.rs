@@ -15,7 +15,7 @@ use gup_core::step::{Step, StepKind};
 
 use super::window::{Inner, Windows};
 use super::{Finding, Judged, Ledger, tear_down, uncounted};
-use crate::scenario::{CallOp, Op, What, split_first};
+use crate::scenario::{CallOp, Op, StepCounts, What, split_first};
 use crate::subject::Subject;
 
 /// The oracle's place in findings of a comparison.
@@ -85,6 +85,7 @@ pub struct Against<A, B> {
     theirs: Lane<B>,
     differences: &'static [Difference],
     ops_run: OpsRun,
+    steps: Vec<(usize, StepCounts)>,
 }
 
 /// Ops that were compared; skipped ops do not count.
@@ -138,7 +139,8 @@ impl<A: Subject, B: Subject> Against<A, B> {
     /// A comparison on a kernel, step by step.
     pub fn new(kernel: Kernel, ours: A, theirs: B) -> Self {
         let (ours, theirs) = (Lane::new(ours), Lane::new(theirs));
-        Against { kernel, ours, theirs, differences: &[], ops_run: OpsRun::default() }
+        let ops_run = OpsRun::default();
+        Against { kernel, ours, theirs, differences: &[], ops_run, steps: Vec::new() }
     }
 
     /// The same, but for what is known to be different.
@@ -151,6 +153,12 @@ impl<A: Subject, B: Subject> Against<A, B> {
     /// Ops run since this was made.
     pub fn ops_run(&self) -> OpsRun {
         self.ops_run
+    }
+
+    /// As of an [`Executor`](super::Executor): the ops of the last run that
+    /// have windows, by their places, and the steps they took.
+    pub fn steps_of_windowed(&self) -> &[(usize, StepCounts)] {
+        &self.steps
     }
 
     /// Runs a scenario up to the first difference.
@@ -180,7 +188,8 @@ impl<A: Subject, B: Subject> Against<A, B> {
         ops: &[Op],
         mut watch: impl FnMut(usize, Alike, &Cpu, Option<&Cpu>),
     ) -> Option<Divergence> {
-        let Against { kernel, ours, theirs, differences, ops_run } = self;
+        let Against { kernel, ours, theirs, differences, ops_run, steps } = self;
+        steps.clear();
         let uncounted = uncounted(*kernel, &ours.world);
         ours.ledger.get_mut().reset(&ours.world, uncounted);
         theirs.ledger.get_mut().reset(&theirs.world, uncounted);
@@ -205,6 +214,9 @@ impl<A: Subject, B: Subject> Against<A, B> {
             let did = our_windows.run(&a, op, inner, None).0;
             let should = their_windows.run(&b, op, inner, None).0;
             watch(i, alike, &a, Some(&b));
+            if !inner.is_empty() {
+                steps.push((i, our_windows.taken()));
+            }
             ops_run.count(alike, did.as_ref().map_or(1, |outcome| outcome.counts()));
             end = compare_all(
                 alike,

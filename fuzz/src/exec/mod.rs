@@ -8,6 +8,7 @@
 pub mod against;
 pub mod ledger;
 mod ops;
+mod place;
 pub mod state;
 pub mod trace;
 mod window;
@@ -27,7 +28,7 @@ pub use trace::{PageRow, Trace, TraceLine};
 use window::Windows;
 
 use crate::oracles::{Violation, bookkeeping};
-use crate::scenario::{CallResult, MMS, Op, Unpin, What, split_first};
+use crate::scenario::{CallResult, MMS, Op, StepCounts, Unpin, What, split_first};
 use crate::subject::{Chosen, Subject};
 
 /// One violation, and where it came up.
@@ -99,6 +100,7 @@ pub struct Executor<S: Subject = Chosen> {
     ledger: RefCell<Ledger>,
     ops_run: u64,
     features: Vec<u32>,
+    steps: Vec<(usize, StepCounts)>,
 }
 
 impl Executor<Chosen> {
@@ -120,6 +122,7 @@ impl<S: Subject> Executor<S> {
             ledger: RefCell::new(Ledger::new()),
             ops_run: 0,
             features: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -163,19 +166,27 @@ impl<S: Subject> Executor<S> {
         out.extend_from_slice(&self.features);
     }
 
+    /// The ops of the last run that have windows, by their places, and the
+    /// steps they took.
+    pub fn steps_of_windowed(&self) -> &[(usize, StepCounts)] {
+        &self.steps
+    }
+
     fn go(
         &mut self,
         ops: &[Op],
         compare: bool,
         mut lines: Option<&mut Vec<TraceLine>>,
     ) -> Option<Finding> {
-        let Executor { kernel, subject, world, shadow, copy, ledger, ops_run, features } = self;
+        let Executor { kernel, subject, world, shadow, copy, ledger, ops_run, features, steps } =
+            self;
         if compare && shadow.is_none() {
             *shadow = Some(Box::new(World::new(Limits::FUZZ)));
         }
         let shadow = if compare { shadow.as_deref() } else { None };
         ledger.get_mut().reset(world, uncounted(*kernel, world));
         features.clear();
+        steps.clear();
         let windows = Windows::new(&*subject, &*ledger, copy);
         let cpu = Cpu::alone(world, *kernel, 0).watched_by(&windows);
         cpu.record_steps(lines.is_some());
@@ -194,6 +205,9 @@ impl<S: Subject> Executor<S> {
                 lines.push(trace::line(&cpu, &ledger.borrow(), op, outcome, before));
             }
             last = trace::feature(&cpu, op, outcome, last, features);
+            if !inner.is_empty() {
+                steps.push((i, windows.taken()));
+            }
             for (j, inner) in (i + 1..).zip(windows.inner().iter_mut()) {
                 *ops_run += inner.outcome.counts();
                 trace::inner_feature(inner.op, inner.outcome, last, features);

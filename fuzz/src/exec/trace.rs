@@ -35,6 +35,8 @@ pub struct TraceLine {
     pub op: Op,
     /// What became of it.
     pub outcome: Outcome,
+    /// If it ran in a window: before which step, in which function.
+    pub place: Option<String>,
     /// What the kernel would have printed.
     pub splats: Vec<Splat>,
     /// Its failure was armed and never reached.
@@ -152,7 +154,7 @@ pub(super) fn line(
     let rows = pages.into_iter().map(|p| (find(&before, p), find(&after, p)));
     let rows = rows.filter(|(b, a)| a != b).collect();
     let (state, fail_unreached) = (state(cpu, ledger), cpu.fail_pending());
-    TraceLine { op, outcome, splats, fail_unreached, rows, state, steps }
+    TraceLine { op, outcome, place: None, splats, fail_unreached, rows, state, steps }
 }
 
 /// Notes what kind of thing an op did: by itself, with the flags that change
@@ -205,6 +207,7 @@ pub(super) fn idle(cpu: &Cpu, ledger: &Ledger, inner: &Inner) -> TraceLine {
     TraceLine {
         op: inner.op,
         outcome: inner.outcome,
+        place: None,
         splats: Vec::new(),
         fail_unreached: false,
         rows: Vec::new(),

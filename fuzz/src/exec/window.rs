@@ -39,10 +39,11 @@ use gup_core::splat::Splat;
 use gup_core::step::{Step, StepKind};
 
 use super::ops::Run;
+use super::place;
 use super::trace::{self, TraceLine};
 use super::{Judged, Ledger, Outcome};
 use crate::oracles::Violation;
-use crate::scenario::{CallOp, CallResult, Handle, Op, What};
+use crate::scenario::{CallOp, CallResult, Op, StepCounts, What};
 use crate::subject::Subject;
 
 const ALONE: Outcome = Outcome::Skipped("no op above it to run in");
@@ -114,7 +115,7 @@ pub(super) struct Windows<'a, S: Subject> {
     /// The process that the op starts.
     starts: Cell<Option<MmId>>,
     inner: RefCell<Vec<Inner>>,
-    taken: RefCell<[u16; StepKind::ALL.len()]>,
+    taken: RefCell<StepCounts>,
     seen: RefCell<Seen>,
     ran: Cell<bool>,
 }
@@ -178,6 +179,11 @@ impl<'a, S: Subject> Windows<'a, S> {
         *self.seen.borrow_mut() = Seen::of(cpu, op);
     }
 
+    /// The steps that the op has taken, if it has windows.
+    pub(super) fn taken(&self) -> StepCounts {
+        *self.taken.borrow()
+    }
+
     /// The ops that ran, or did not, in the order of the lines.
     pub(super) fn inner(&self) -> std::cell::RefMut<'_, Vec<Inner>> {
         self.inner.borrow_mut()
@@ -186,8 +192,8 @@ impl<'a, S: Subject> Windows<'a, S> {
     /// Why the op cannot run inside the one around it.
     fn conflict(&self, inner: &Op) -> Option<Outcome> {
         let outer = self.op.get();
-        let uses = |op: &Op, h| handles(op).contains(&Some(h));
-        if handles(inner).into_iter().flatten().any(|h| uses(&outer, h)) {
+        let uses = |op: &Op, h| op.what.handles().contains(&Some(h));
+        if inner.what.handles().into_iter().flatten().any(|h| uses(&outer, h)) {
             return Some(IN_USE);
         }
         let ends = if let What::Exit(mm) = outer.what { Some(mm) } else { None };
@@ -203,7 +209,7 @@ impl<'a, S: Subject> Windows<'a, S> {
     }
 
     /// Runs the op of a window, if it need not wait.
-    fn let_in(&self, outer: &Cpu, inner: &mut Inner) {
+    fn let_in(&self, outer: &Cpu, inner: &mut Inner, step: &Step) {
         if let Some(conflict) = self.conflict(&inner.op) {
             inner.outcome = conflict;
             return;
@@ -238,7 +244,11 @@ impl<'a, S: Subject> Windows<'a, S> {
         inner.steps = cpu.recorded_steps().to_vec();
         inner.splats = cpu.splats();
         let ledger = self.ledger.borrow();
-        inner.line = before.map(|b| trace::line(&cpu, &ledger, inner.op, inner.outcome, b));
+        inner.line = before.map(|b| {
+            let function = place::function().map(|f| format!(" in {f}")).unwrap_or_default();
+            let place = Some(format!("before {step}{function}"));
+            TraceLine { place, ..trace::line(&cpu, &ledger, inner.op, inner.outcome, b) }
+        });
     }
 
     fn run_inside(
@@ -268,7 +278,7 @@ impl<S: Subject> Watch for Windows<'_, S> {
         let mut all = self.inner.borrow_mut();
         for inner in all.iter_mut().filter(|inner| here(inner)) {
             inner.done = true;
-            self.let_in(cpu, inner);
+            self.let_in(cpu, inner, step);
         }
     }
 }
@@ -300,17 +310,5 @@ impl<S: Subject> Around for Windows<'_, S> {
     }
     fn vma_changed(&self, i: usize) -> bool {
         self.seen.borrow().changed >> i & 1 != 0
-    }
-}
-
-/// The handles that an op names.
-fn handles(op: &Op) -> [Option<Handle>; 2] {
-    match op.what {
-        What::Call(c) => [Some(c.handle), None],
-        What::Unpin(_, h) | What::PutPage(h) | What::DmaWrite(h) | What::DmaRead(h) => {
-            [Some(h), None]
-        }
-        What::Tee(from, to) | What::FolioAddPin(from, to) => [Some(from), Some(to)],
-        _ => [None, None],
     }
 }

@@ -2,82 +2,22 @@
 //! Scenarios with windows.
 //!
 //! Drawn like any other, but shorter and busier; then some ops get others
-//! that run in the middle of them, about the same pages. Of a window the
-//! generator knows what kinds of steps such an op takes, and that early ones
-//! are reached more often than late ones.
+//! that run in the middle of them, about the same pages. Where windows can be
+//! is known once the scenario has run: then it runs some more times, with the
+//! windows elsewhere.
 
+use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
 use gup_core::step::StepKind;
 
-use super::{Generator, Mapped, Place, Taste};
-use crate::scenario::{MAX_OPS, Op, PAGES, Range, Scenario, Unpin, What, Window, end_of_group};
+use super::{FEW_HANDLES, Generator, Mapped, Place, Taste};
+use crate::scenario::{
+    MAX_OPS, MMS, Op, PAGES, Range, Scenario, StepCounts, What, Window, end_of_group,
+};
 
-/// Steps of a walk without locks, and of grabbing what it finds.
-const FAST: &[StepKind] = &[
-    StepKind::TableRead,
-    StepKind::PteRead,
-    StepKind::CompoundHead,
-    StepKind::RefAddUnlessZero,
-    StepKind::FlagRead,
-    StepKind::PincountAdd,
-    StepKind::RefAdd,
-    StepKind::SeqRead,
-    StepKind::SeqRetry,
-    StepKind::Barrier,
-    StepKind::IrqRestore,
-    StepKind::MmFlagSet,
-];
-/// Steps of giving references back.
-const RELEASE: &[StepKind] = &[
-    StepKind::CompoundHead,
-    StepKind::FlagRead,
-    StepKind::PincountAdd,
-    StepKind::RefAdd,
-    StepKind::RefDecAndTest,
-    StepKind::Free,
-    StepKind::Vmstat,
-    StepKind::FlagSet,
-];
-/// Steps of faults, and of work on page tables and pages under locks.
-const LOCKED: &[StepKind] = &[
-    StepKind::TableRead,
-    StepKind::PteRead,
-    StepKind::EntrySet,
-    StepKind::EntryRmw,
-    StepKind::Lock,
-    StepKind::Unlock,
-    StepKind::MmapLock,
-    StepKind::MmapUnlock,
-    StepKind::RefRead,
-    StepKind::RefAdd,
-    StepKind::RefDecAndTest,
-    StepKind::RefFreeze,
-    StepKind::RefSet,
-    StepKind::Mapcount,
-    StepKind::PincountRead,
-    StepKind::FlagRead,
-    StepKind::FlagSet,
-    StepKind::MappingRead,
-    StepKind::CompoundHead,
-    StepKind::Alloc,
-    StepKind::Free,
-    StepKind::Data,
-    StepKind::Barrier,
-    StepKind::SeqWrite,
-    StepKind::MmFlagRead,
-    StepKind::CacheRead,
-    StepKind::CacheSet,
-    StepKind::PageblockRead,
-];
-
-/// The steps that an op takes, roughly; none for ops that are settings.
-fn steps_of(what: &What) -> &'static [StepKind] {
-    match what {
-        What::Call(c) if c.call.fast() => FAST,
-        What::Unpin(..) | What::PutPage(_) | What::Tee(..) | What::FolioAddPin(..) => RELEASE,
-        What::Cpu(_) | What::Prefer(_) | What::UnisolateBlock(_) => &[],
-        _ => LOCKED,
-    }
+/// Whether the op takes steps at all; settings do not.
+fn takes_steps(what: &What) -> bool {
+    !matches!(what, What::Cpu(_) | What::Prefer(_) | What::UnisolateBlock(_))
 }
 
 impl Generator {
@@ -87,7 +27,7 @@ impl Generator {
         out.ops.clear();
         let taste = self.busy();
         let places = [self.race_place(taste), self.race_place(taste)];
-        let used = if self.one_in(3) { &places[..] } else { &places[..1] };
+        let used = if self.rng.bool() { &places[..] } else { &places[..1] };
         for place in used {
             self.push(out, Self::mmap(place.range, Prot::ReadWrite, place.kind), taste);
         }
@@ -99,21 +39,92 @@ impl Generator {
         }
         for _ in 0..self.rng.u8(0..4) {
             let range = self.range(places[0]);
-            let what = self.disturbance(range, places[0], taste);
-            self.push(out, what, taste);
+            let what = match self.rng.bool() {
+                true => self.page_work(range),
+                false => self.disturbance(range, places[0], taste),
+            };
+            self.push_fitting(out, what, taste);
         }
         for _ in 0..=self.rng.u8(0..2) {
             let range = self.range(places[0]);
-            let what = match self.rng.bool() {
-                true => self.call(range),
-                false => self.disturbance(range, places[0], taste),
+            let what = match self.rng.u8(0..4) {
+                0 => self.call(range),
+                1 => self.fast_call(range),
+                _ => self.disturbance(range, places[0], taste),
             };
-            self.push(out, what, taste);
+            self.push_fitting(out, what, taste);
             self.open_window(out, out.ops.len() - 1, used, taste);
         }
         for _ in 0..self.rng.u8(0..4) {
             let what = self.what(places[0], taste);
-            self.push(out, what, taste);
+            self.push_fitting(out, what, taste);
+        }
+    }
+
+    /// GUP-fast takes no lock, so most can happen in the middle of it.
+    fn fast_call(&mut self, range: Range) -> What {
+        loop {
+            let what = self.call(range);
+            if matches!(what, What::Call(c) if c.call.fast()) {
+                return what;
+            }
+        }
+    }
+
+    fn push_fitting(&mut self, out: &mut Scenario, mut what: What, taste: Taste) {
+        self.fit(&mut what, &out.ops);
+        self.push(out, what, taste);
+    }
+
+    /// Names processes and handles that there are once `ops` have run, as far
+    /// as can be told from the ops alone.
+    fn fit(&mut self, what: &mut What, ops: &[Op]) {
+        let (mut alive, mut held) = ([false; MMS as usize], [false; FEW_HANDLES as usize]);
+        for op in ops {
+            match op.what {
+                What::Mmap(r, ..) | What::MmapFile(r, ..) => alive[usize::from(r.mm.0)] = true,
+                What::Fork(_, child) => alive[usize::from(child.0)] = true,
+                What::Exit(mm) => alive[usize::from(mm.0)] = false,
+                _ => {}
+            }
+            let [a, b] = op.what.handles();
+            let takes = matches!(op.what, What::Call(_) | What::Tee(..) | What::FolioAddPin(..));
+            let gives = matches!(op.what, What::Unpin(..) | What::PutPage(_));
+            if let Some(h) = b.or(a).filter(|h| h.0 < FEW_HANDLES && (takes || gives)) {
+                held[usize::from(h.0)] = takes;
+            }
+        }
+        let one_of = |g: &mut Self, all: &[bool], wanted: bool, now: u8| {
+            let fits = |i: &u8| all.get(usize::from(*i)).is_none_or(|&is| is == wanted);
+            let mut others = (0..all.len() as u8).filter(fits);
+            let n = others.clone().count();
+            if fits(&now) || n == 0 { now } else { others.nth(g.rng.usize(0..n)).unwrap_or(now) }
+        };
+        let starts = matches!(what, What::Mmap(..) | What::MmapFile(..)) && !alive.contains(&true);
+        if let Some(range) = what.range_mut().filter(|_| !starts) {
+            range.mm.0 = one_of(self, &alive, true, range.mm.0);
+        }
+        match what {
+            What::Fork(parent, child) => {
+                parent.0 = one_of(self, &alive, true, parent.0);
+                child.0 = one_of(self, &alive, false, child.0);
+            }
+            What::Exit(mm) => {
+                mm.0 = one_of(self, &alive, true, mm.0);
+                // Without any process, nothing would follow.
+                if alive.iter().filter(|&&is| is).count() < 2 {
+                    *what = What::Fork(*mm, MmId((mm.0 + 1) % MMS));
+                }
+            }
+            What::Call(call) => call.handle.0 = one_of(self, &held, false, call.handle.0),
+            What::Unpin(_, h) | What::PutPage(h) | What::DmaWrite(h) | What::DmaRead(h) => {
+                h.0 = one_of(self, &held, true, h.0);
+            }
+            What::Tee(from, to) | What::FolioAddPin(from, to) => {
+                from.0 = one_of(self, &held, true, from.0);
+                to.0 = one_of(self, &held, false, to.0);
+            }
+            _ => {}
         }
     }
 
@@ -139,44 +150,91 @@ impl Generator {
         }
     }
 
-    /// Lets one to three ops run in a window of op `at`, which is in none.
+    /// Lets some ops run in a window of op `at`, which is in none: about the
+    /// same pages as that op, or others that the scenario is about. How many
+    /// steps the op takes is not known yet; see [`Generator::aim`].
     fn open_window(&mut self, s: &mut Scenario, at: usize, places: &[Place], taste: Taste) {
-        let kinds = steps_of(&s.ops[at].what);
-        if kinds.is_empty() {
+        let around = s.ops[at].what;
+        if !takes_steps(&around) {
             return;
         }
-        let window = Window { kind: self.pick(kinds), nth: self.nth() };
+        let window = Window { kind: self.pick(StepKind::ALL), nth: self.rng.u16(1..=4) };
         let mut more = true;
         while more && s.ops.len() < MAX_OPS {
-            let place = self.pick(places);
-            let range = self.range(place);
-            let what = self.disturbance(range, place, taste);
             let end = end_of_group(&s.ops, at);
+            let place = self.pick(places);
+            let range = match around.range() {
+                Some(range) if self.rng.bool() => range,
+                _ => self.range(place),
+            };
+            let mut what = match end > at + 1 && self.rng.bool() {
+                // What the ops before it gave up is used again.
+                true => What::Write(range),
+                false => self.disturbance(range, place, taste),
+            };
+            self.fit(&mut what, &s.ops[..end]);
             if let Some(op) = Op::decode(Op::from(what).encode()) {
                 s.ops.insert(end, Op { at: Some(window), ..op });
             }
-            more = self.one_in(3);
+            more = self.one_in(2);
         }
     }
 
-    /// Which step of its kind.
-    fn nth(&mut self) -> u16 {
-        let most = self.pick(&[1, 1, 2, 4, 8, 32]);
-        self.rng.u16(1..=most)
+    /// Puts windows of a scenario elsewhere: at any step, or any kind of step,
+    /// that the op around was seen to take when the scenario ran.
+    pub fn aim(&mut self, s: &mut Scenario, steps: &[(usize, StepCounts)]) {
+        for (at, taken) in steps {
+            let end = end_of_group(&s.ops, *at);
+            let Some(window) = self.window(taken) else { continue };
+            for op in &mut s.ops[at + 1..end] {
+                op.at = Some(window);
+            }
+        }
+    }
+
+    fn window(&mut self, taken: &StepCounts) -> Option<Window> {
+        let all = || StepKind::ALL.iter().copied().zip(*taken).filter(|&(_, n)| n > 0);
+        if self.rng.bool() {
+            let kinds = all().count();
+            let (kind, n) = all().nth(self.rng.usize(0..kinds.max(1)))?;
+            return Some(Window { kind, nth: self.rng.u16(1..=n) });
+        }
+        let steps: u32 = all().map(|(_, n)| u32::from(n)).sum();
+        let mut step = self.rng.u32(0..steps.max(1));
+        for (kind, n) in all() {
+            match step.checked_sub(n.into()) {
+                Some(rest) => step = rest,
+                None => return Some(Window { kind, nth: step as u16 + 1 }),
+            }
+        }
+        None
     }
 
     /// What another CPU may do to the pages of an op.
     fn disturbance(&mut self, range: Range, place: Place, taste: Taste) -> What {
         match self.rng.u8(0..16) {
-            0..=3 => self.kernel_work(range),
-            4..=5 => What::Dontneed(range),
-            6 => self.memory(range, place),
-            7..=8 => self.process(range),
-            9 => What::Write(range),
-            10..=12 => self.call(range),
-            13 => What::Unpin(self.pick(Unpin::ALL), self.handle()),
+            0..=4 => self.page_work(range),
+            5..=6 => What::Dontneed(range),
+            7 => self.memory(range, place),
+            8..=9 => self.process(range),
+            10 => What::Write(range),
+            11..=12 => self.call(range),
+            13 => What::Unpin(self.unpin(), self.handle()),
             14 if taste.files => self.file_work(),
             _ => self.what(place, taste),
+        }
+    }
+
+    /// What the kernel does to a page that is mapped.
+    fn page_work(&mut self, range: Range) -> What {
+        let first = Range { pages: 1, ..range };
+        match self.rng.u8(0..6) {
+            0 => What::Migrate(first),
+            1 => What::SplitHugePage(first),
+            2 => What::SplitHugePmd(first),
+            3 => What::Collapse(first),
+            4 => What::NumaHint(range),
+            _ => What::Swapout(first),
         }
     }
 
@@ -197,7 +255,6 @@ impl Generator {
 
     fn mutate_window(&mut self, s: &mut Scenario, at: usize) {
         let around = s.ops[..=at].iter().rposition(|op| op.at.is_none()).unwrap_or(0);
-        let kinds = steps_of(&s.ops[around].what);
         let Some(window) = s.ops[at].at else {
             let taste = self.busy();
             let range = self.some_range(s, at, taste);
@@ -206,10 +263,10 @@ impl Generator {
             return;
         };
         s.ops[at].at = Some(match self.rng.u8(0..4) {
-            0 if !kinds.is_empty() => Window { kind: self.pick(kinds), nth: self.nth() },
-            1 => Window { nth: window.nth.saturating_add(1), ..window },
-            2 => Window { nth: (window.nth - 1).max(1), ..window },
-            _ => Window { nth: self.nth(), ..window },
+            0 => Window { nth: window.nth.saturating_add(1), ..window },
+            1 => Window { nth: (window.nth - 1).max(1), ..window },
+            2 => Window { nth: self.rng.u16(1..=4), ..window },
+            _ => Window { kind: self.pick(StepKind::ALL), ..window },
         });
     }
 }
@@ -234,9 +291,6 @@ mod tests {
             s.ops.iter().filter_map(|op| op.at).for_each(|at| drawn[at.kind as usize] = true);
         }
         let missing: Vec<_> = StepKind::ALL.iter().filter(|&&k| !drawn[k as usize]).collect();
-        assert!(
-            missing.iter().all(|k| matches!(k, StepKind::IrqSave | StepKind::Signal)),
-            "{missing:?}"
-        );
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }

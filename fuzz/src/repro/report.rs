@@ -279,6 +279,9 @@ pub fn op_line(i: usize, line: &TraceLine) -> String {
     let indent = if line.op.at.is_some() { "    " } else { "" };
     let first = format!("{:>2} {indent}", i + 1);
     let mut out = wrap(text.trim_end(), &first, &format!("       {indent}"));
+    if let Some(place) = &line.place {
+        out.push_str(&wrap(place, "           ", "               "));
+    }
     for splat in &line.splats {
         out.push_str(&wrap(&splat.to_string(), "   ", "       "));
     }
