@@ -60,6 +60,7 @@ const NEVER_RUN: &[(&str, usize, &str)] = &[
     ("folio_expected_ref_count", 1, "a WARN: no page of user memory has a type but hugetlb's"),
     ("folio_is_longterm_pinnable", 1, "the zero page is replaced before it is pinned for long"),
     ("folio_is_longterm_pinnable", 1, NO_DEVICE),
+    ("follow_huge_pmd", 1, "there is no huge zero page"),
     ("follow_page_pte", 1, TABLE_STAYS),
     ("follow_pud_mask", 1, "a PUD is bad only if it is huge"),
     ("gup_fast_fallback", 1, "access_ok() asks what TASK_SIZE_MAX has answered"),

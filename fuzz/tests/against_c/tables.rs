@@ -498,6 +498,13 @@ const MIDDLE: &[(&str, &str)] = &[
              at lock 1 madvise m0 0x0 16 dontneed",
     ),
     (
+        "gup_fast_pud_leaf(): the PUD has changed",
+        "mmap m0 0x0 16 rw shared hugetlb-pud 0
+         write m0 0x0 1
+         h0 = get_user_pages_fast m0 0x0 1 0
+             at ref-add-unless-zero 1 madvise m0 0x0 16 dontneed",
+    ),
+    (
         "follow_huge_pmd(): the PMD has become a NUMA hint",
         "mmap m0 0x0 8 rw private anon thp
          write m0 0x0 1
