@@ -61,10 +61,12 @@ fn a_guest_that_misbehaves_is_named_and_replaced() {
     let run = misbehaves(
         "crash",
         "#include <stdio.h>
+         #include <unistd.h>
          int main(void)
          {
              puts(\"before\");
              fflush(stdout);
+             sleep(2); /* until init has passed it on */
              FILE *f = fopen(\"/proc/sysrq-trigger\", \"w\");
              fputs(\"c\", f);
              fclose(f);
