@@ -491,6 +491,13 @@ const MIDDLE: &[(&str, &str)] = &[
              at ref-add-unless-zero 1 split_huge_page m0 0x0",
     ),
     (
+        "gup_fast_unpin_user_pages(): fork() came after the pins",
+        "mmap m0 0x0 2 rw private anon
+         write m0 0x0 2
+         h0 = pin_user_pages_fast m0 0x0 2 FOLL_WRITE
+             at irq-restore 1 fork m0 m1",
+    ),
+    (
         "follow_huge_pud(): the PUD is empty under its lock",
         "mmap m0 0x0 16 rw shared hugetlb-pud 0
          write m0 0x0 1
