@@ -20,7 +20,14 @@
 //! of the price.
 #![allow(clippy::disallowed_types)]
 
+#[cfg(loom)]
+use std::cell::RefCell;
+#[cfg(not(loom))]
+use std::marker::PhantomData;
+
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(loom)]
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use Ordering::{Acquire, Relaxed, Release};
 
 #[cfg(loom)]
@@ -294,18 +301,28 @@ impl Default for Seqcount {
     }
 }
 
+/// How a lock is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// With other readers.
+    Read,
+    /// Alone.
+    Write,
+}
+
 /// A lock that is taken and released by separate calls, as the port needs:
-/// a spinlock, and an rw_semaphore with any number of readers.
-///
-/// `holders` is 0 free, n > 0 readers, −1 writer (or spinlock owner).
+/// a spinlock, and an rw_semaphore with any number of readers. Taken and
+/// released through the [`Locks`] of a CPU.
 #[derive(Debug)]
 pub struct RawLock {
+    /// 0 free, n > 0 readers, −1 writer (or spinlock owner). Under loom for
+    /// observers alone.
     #[cfg(not(loom))]
     holders: Atomic32,
     #[cfg(loom)]
-    holders: crate::sync::Locked<i32>,
+    holders: Statistic,
     #[cfg(loom)]
-    freed: crate::sync::Condvar,
+    lock: RwLock<()>,
 }
 
 #[cfg(not(loom))]
@@ -319,44 +336,17 @@ impl RawLock {
     pub fn holders(&self) -> i32 {
         self.holders.read()
     }
-    /// Takes the lock for itself, without waiting.
+    /// False if somebody else has it so that it cannot be had, and among
+    /// readers if one came or went meanwhile.
     #[inline]
-    pub fn try_write(&self) -> bool {
-        self.holders.cmpxchg_acquire(0, -1)
-    }
-    /// Takes the lock for itself, waiting for all holders.
-    #[inline]
-    pub fn write(&self) {
-        let mut spins = 0;
-        while !self.try_write() {
-            wait(&mut spins);
+    fn try_lock(&self, how: Hold) -> bool {
+        match how {
+            Hold::Write => self.holders.cmpxchg_acquire(0, -1),
+            Hold::Read => {
+                let n = self.holders.read();
+                n >= 0 && self.holders.cmpxchg_acquire(n, n + 1)
+            }
         }
-    }
-    /// Gives up the exclusive lock.
-    #[inline]
-    pub fn write_unlock(&self) {
-        self.holders.store_release(0);
-    }
-    /// Joins the readers, without waiting; false if there is a writer, or if
-    /// another reader came or went meanwhile.
-    #[inline]
-    pub fn try_read(&self) -> bool {
-        let n = self.holders.read();
-        n >= 0 && self.holders.cmpxchg_acquire(n, n + 1)
-    }
-    /// Joins the readers, waiting for a writer.
-    #[inline]
-    pub fn read(&self) {
-        let mut spins = 0;
-        while !self.try_read() {
-            wait(&mut spins);
-        }
-    }
-    /// Leaves the readers.
-    #[inline]
-    pub fn read_unlock(&self) {
-        // Release: what the reader saw stays before a later writer.
-        self.holders.add_return(-1);
     }
     /// Forgets all holders, for a world that is used again.
     pub(crate) fn reset(&self) {
@@ -368,13 +358,34 @@ impl RawLock {
     }
 }
 
+/// The locks that a CPU holds. loom wants the guards back that it gave out.
+#[derive(Debug)]
+pub struct Locks<'w> {
+    #[cfg(not(loom))]
+    world: PhantomData<&'w RawLock>,
+    #[cfg(loom)]
+    held: RefCell<Vec<(&'w RawLock, Guard<'w>)>>,
+}
+
 #[cfg(not(loom))]
-fn wait(spins: &mut u32) {
-    *spins += 1;
-    if (*spins).is_multiple_of(64) {
-        crate::sync::yield_now();
-    } else {
-        crate::sync::spin_loop();
+impl<'w> Locks<'w> {
+    /// None.
+    pub fn new() -> Self {
+        Self { world: PhantomData }
+    }
+    /// Takes a lock without waiting; false if it cannot be had.
+    #[inline]
+    pub fn try_lock(&self, lock: &'w RawLock, how: Hold) -> bool {
+        lock.try_lock(how)
+    }
+    /// Gives a lock up.
+    #[inline]
+    pub fn unlock(&self, lock: &'w RawLock, how: Hold) {
+        match how {
+            Hold::Write => lock.holders.store_release(0),
+            // Release: what the reader saw stays before a later writer.
+            Hold::Read => drop(lock.holders.add_return(-1)),
+        }
     }
 }
 
@@ -382,57 +393,59 @@ fn wait(spins: &mut u32) {
 #[allow(missing_docs)]
 impl RawLock {
     pub fn new() -> Self {
-        Self { holders: crate::sync::Locked::new(0), freed: crate::sync::Condvar::new() }
+        Self { holders: Statistic::new(), lock: RwLock::new(()) }
     }
     pub fn holders(&self) -> i32 {
-        *self.holders.lock()
+        self.holders.read() as i32
     }
-    pub fn try_write(&self) -> bool {
-        let mut n = self.holders.lock();
-        let free = *n == 0;
-        if free {
-            *n = -1;
-        }
-        free
+    pub(crate) fn reset(&self) {}
+    pub(crate) fn copy_from(&self, _: &RawLock) {}
+}
+
+#[cfg(loom)]
+#[allow(missing_docs)]
+impl<'w> Locks<'w> {
+    pub fn new() -> Self {
+        Self { held: RefCell::default() }
     }
-    pub fn try_read(&self) -> bool {
-        let mut n = self.holders.lock();
-        let free = *n >= 0;
-        if free {
-            *n += 1;
-        }
-        free
+    /// Waits, as loom likes it better.
+    pub fn try_lock(&self, lock: &'w RawLock, how: Hold) -> bool {
+        let poisoned = "a panic ends the model";
+        let (guard, n) = match how {
+            Hold::Read => (Guard::Read(lock.lock.read().expect(poisoned)), 1),
+            Hold::Write => (Guard::Write(lock.lock.write().expect(poisoned)), -1),
+        };
+        lock.holders.add(n);
+        self.held.borrow_mut().push((lock, guard));
+        true
     }
-    pub fn write(&self) {
-        self.acquire(|n| (n == 0).then_some(-1));
+    pub fn unlock(&self, lock: &'w RawLock, how: Hold) {
+        lock.holders.add(if how == Hold::Read { -1 } else { 1 });
+        let mut held = self.held.borrow_mut();
+        let i = held.iter().position(|(l, _)| std::ptr::eq(*l, lock)).expect("it is held");
+        let (_, guard) = held.swap_remove(i);
+        drop(held);
+        drop(guard);
     }
-    pub fn write_unlock(&self) {
-        *self.holders.lock() = 0;
-        self.freed.notify_all();
+}
+
+/// What loom gives for a lock.
+#[cfg(loom)]
+enum Guard<'w> {
+    Read(#[allow(dead_code)] RwLockReadGuard<'w, ()>),
+    Write(#[allow(dead_code)] RwLockWriteGuard<'w, ()>),
+}
+
+#[cfg(loom)]
+impl core::fmt::Debug for Guard<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Guard")
     }
-    pub fn read(&self) {
-        self.acquire(|n| (n >= 0).then_some(n + 1));
-    }
-    pub fn read_unlock(&self) {
-        *self.holders.lock() -= 1;
-        self.freed.notify_all();
-    }
-    pub(crate) fn reset(&self) {
-        *self.holders.lock() = 0;
-    }
-    pub(crate) fn copy_from(&self, other: &RawLock) {
-        let n = other.holders();
-        *self.holders.lock() = n;
-    }
-    fn acquire(&self, next: impl Fn(i32) -> Option<i32>) {
-        let mut n = self.holders.lock();
-        loop {
-            if let Some(v) = next(*n) {
-                *n = v;
-                return;
-            }
-            n = self.freed.wait(n).unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
+}
+
+impl Default for Locks<'_> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -441,6 +454,45 @@ impl Default for RawLock {
         Self::new()
     }
 }
+
+macro_rules! guarded {
+    ($(#[$doc:meta])* $name:ident, $atomic:ident, $int:ty) => {
+        $(#[$doc])*
+        /// Whoever reads it is kept apart from whoever writes it by a lock, or only
+        /// observes: loom is not told of it, and has less to explore.
+        #[derive(Debug)]
+        pub struct $name(std::sync::atomic::$atomic);
+
+        impl $name {
+            /// A word that starts at `v`.
+            pub fn new(v: $int) -> Self {
+                Self(std::sync::atomic::$atomic::new(v))
+            }
+            /// The value.
+            #[inline]
+            pub fn read(&self) -> $int {
+                self.0.load(std::sync::atomic::Ordering::Relaxed)
+            }
+            /// Replaces it.
+            #[inline]
+            pub fn set(&self, v: $int) {
+                self.0.store(v, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    };
+}
+guarded!(
+    /// A field of a VMA, or what is known of a page beside the kernel.
+    Guarded32,
+    AtomicU32,
+    u32
+);
+guarded!(
+    /// The contents of a page.
+    Guarded64,
+    AtomicU64,
+    u64
+);
 
 /// A statistic. The kernel counts per CPU and adds up when somebody asks, so
 /// counting is no order between CPUs and no part of any race: loom is not told.
@@ -492,22 +544,20 @@ impl IrqsOff {
     pub fn new(_cpus: u8) -> Self {
         Self { sections: Atomic32::new(0) }
     }
-    /// CPU `_id` turns them off.
+    /// CPU `_id`, which holds `_locks`, turns them off.
     #[inline]
-    pub fn save(&self, _id: u8) {
+    pub fn save<'w>(&'w self, _id: u8, _locks: &Locks<'w>) {
         self.sections.add_return(1);
     }
     /// CPU `_id` turns them on again.
     #[inline]
-    pub fn restore(&self, _id: u8) {
+    pub fn restore<'w>(&'w self, _id: u8, _locks: &Locks<'w>) {
         self.sections.add_return(-1);
     }
-    /// Waits until every CPU has had them on, or until `give_up`.
-    pub fn synchronize(&self, give_up: impl Fn() -> bool) {
-        let mut spins = 0;
-        while self.sections.add_return(0) != 0 && !give_up() {
-            wait(&mut spins);
-        }
+    /// Waits until every CPU has had them on, or until `give_up`, which is
+    /// asked again and again.
+    pub fn synchronize<'w>(&'w self, _locks: &Locks<'w>, give_up: impl Fn() -> bool) {
+        while self.sections.add_return(0) != 0 && !give_up() {}
     }
     /// CPUs that have them off, for observers.
     pub fn count(&self) -> i32 {
@@ -524,16 +574,16 @@ impl IrqsOff {
     pub fn new(cpus: u8) -> Self {
         Self { sections: (0..cpus).map(|_| RawLock::new()).collect() }
     }
-    pub fn save(&self, id: u8) {
-        self.sections[usize::from(id)].write();
+    pub fn save<'w>(&'w self, id: u8, locks: &Locks<'w>) {
+        locks.try_lock(&self.sections[usize::from(id)], Hold::Write);
     }
-    pub fn restore(&self, id: u8) {
-        self.sections[usize::from(id)].write_unlock();
+    pub fn restore<'w>(&'w self, id: u8, locks: &Locks<'w>) {
+        locks.unlock(&self.sections[usize::from(id)], Hold::Write);
     }
-    pub fn synchronize(&self, _: impl Fn() -> bool) {
+    pub fn synchronize<'w>(&'w self, locks: &Locks<'w>, _: impl Fn() -> bool) {
         for section in &self.sections {
-            section.write();
-            section.write_unlock();
+            locks.try_lock(section, Hold::Write);
+            locks.unlock(section, Hold::Write);
         }
     }
     pub fn count(&self) -> i32 {

@@ -782,6 +782,13 @@ safeguards! {
         "a barrier orders the clearing of PageAnonExclusive before the next entry";
     /// In page_ref_freeze().
     FreezeExact = "freeze-exact", "a page is frozen only if nobody else holds a reference";
+    /// In gup_fast_folio_allowed(), v6.12.
+    MappingGone = "mapping-gone",
+        "GUP-fast leaves a page that has lost its mapping to the slow path";
+    /// In spin_lock(), for the lock of a page table.
+    PageTableLock = "page-table-lock", "the entries of a page table are changed under its lock";
+    /// In mmap_read_lock().
+    MmapLock = "mmap-lock", "mmap_lock keeps changes of the VMAs out of the slow path";
     /// In tlb_remove_table().
     TableWait = "table-wait", "a page table is freed after all CPUs had interrupts on";
 }

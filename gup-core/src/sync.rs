@@ -8,11 +8,11 @@
 #[cfg(loom)]
 pub use loom::sync::Arc;
 #[cfg(loom)]
-pub(crate) use loom::sync::Condvar;
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{Ordering, fence};
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
+#[cfg(loom)]
+pub(crate) use loom::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(loom)]
 pub(crate) use loom::thread::yield_now;
 #[cfg(not(loom))]
@@ -22,7 +22,143 @@ pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
 #[cfg(not(loom))]
-pub(crate) use std::{hint::spin_loop, sync::atomic::fence, thread::yield_now};
+pub(crate) use std::{sync::atomic::fence, thread::yield_now};
+
+#[cfg(loom)]
+pub(crate) use seen::{AtomicU32, AtomicU64};
+
+/// loom's atomics, with the loads that loom forgets.
+///
+/// Of the loads since the last store loom remembers the last alone. If A loads,
+/// then B loads and stores, B's own load stands between the two, and loom does
+/// not try B's store before A's load. So each load of a race also touches a
+/// word of its thread and of what it loads, and such a store reads that word.
+#[cfg(loom)]
+pub mod seen {
+    use std::cell::RefCell;
+    use std::sync::{Arc, Mutex};
+
+    use loom::sync::atomic::Ordering::{self, Relaxed};
+    use loom::thread::{self, ThreadId};
+
+    /// Words of one round of a race; the longest takes half of them.
+    const WORDS: usize = 128;
+
+    thread_local! {
+        /// The words that nothing loaded has got yet. loom runs its threads on
+        /// one thread of the machine.
+        static WORDS_LEFT: RefCell<Vec<Word>> = const { RefCell::new(Vec::new()) };
+    }
+
+    type Word = Arc<loom::sync::atomic::AtomicU32>;
+
+    /// A race begins: loads matter from here on. To be called before the first
+    /// of its threads is there.
+    pub fn begin() {
+        let word = || Word::new(loom::sync::atomic::AtomicU32::new(0));
+        let words = (0..WORDS).map(|_| word()).collect();
+        WORDS_LEFT.replace(words);
+    }
+
+    /// All threads but one have ended.
+    pub fn end() {
+        WORDS_LEFT.take();
+    }
+
+    /// Who has loaded since the last store, with the word.
+    #[derive(Debug)]
+    struct Loads(Mutex<Vec<(ThreadId, Word)>>);
+
+    impl Loads {
+        fn new() -> Self {
+            Loads(Mutex::default())
+        }
+        fn all(&self) -> Vec<(ThreadId, Word)> {
+            self.0.lock().expect("no panic under it").clone()
+        }
+        /// This thread is about to load.
+        fn load(&self) {
+            if WORDS_LEFT.with_borrow(Vec::is_empty) {
+                return;
+            }
+            let me = thread::current().id();
+            let known = self.all().into_iter().find(|(thread, _)| *thread == me);
+            let (_, word) = known.unwrap_or_else(|| {
+                let word = WORDS_LEFT.with_borrow_mut(|words| {
+                    assert!(words.len() > 1, "a race loads more than {WORDS} words");
+                    words.pop().expect("more than one")
+                });
+                self.0.lock().expect("no panic under it").push((me, Word::clone(&word)));
+                (me, word)
+            });
+            word.fetch_add(0, Relaxed);
+        }
+        /// This thread is about to store.
+        fn store(&self) {
+            let all = self.all();
+            if all.is_empty() {
+                return;
+            }
+            let me = thread::current().id();
+            if all.iter().any(|(thread, _)| *thread == me) {
+                for (_, word) in all.iter().filter(|(thread, _)| *thread != me) {
+                    word.load(Relaxed);
+                }
+            }
+            self.0.lock().expect("no panic under it").clear();
+        }
+    }
+
+    macro_rules! atomic {
+        ($name:ident, $int:ty) => {
+            #[derive(Debug)]
+            pub(crate) struct $name(loom::sync::atomic::$name, Loads);
+
+            #[allow(dead_code)]
+            impl $name {
+                pub(crate) fn new(v: $int) -> Self {
+                    $name(loom::sync::atomic::$name::new(v), Loads::new())
+                }
+                pub(crate) fn load(&self, order: Ordering) -> $int {
+                    self.1.load();
+                    self.0.load(order)
+                }
+                pub(crate) fn store(&self, v: $int, order: Ordering) {
+                    self.1.store();
+                    self.0.store(v, order);
+                }
+                pub(crate) fn swap(&self, v: $int, order: Ordering) -> $int {
+                    self.1.store();
+                    self.0.swap(v, order)
+                }
+                pub(crate) fn fetch_add(&self, v: $int, order: Ordering) -> $int {
+                    self.1.store();
+                    self.0.fetch_add(v, order)
+                }
+                pub(crate) fn fetch_or(&self, v: $int, order: Ordering) -> $int {
+                    self.1.store();
+                    self.0.fetch_or(v, order)
+                }
+                pub(crate) fn fetch_and(&self, v: $int, order: Ordering) -> $int {
+                    self.1.store();
+                    self.0.fetch_and(v, order)
+                }
+                pub(crate) fn compare_exchange(
+                    &self,
+                    old: $int,
+                    new: $int,
+                    ok: Ordering,
+                    failed: Ordering,
+                ) -> Result<$int, $int> {
+                    self.1.store();
+                    self.0.compare_exchange(old, new, ok, failed)
+                }
+            }
+        };
+    }
+    atomic!(AtomicU32, u32);
+    atomic!(AtomicU64, u64);
+}
 
 /// State that is reached only under a lock of its own: the model's internals,
 /// such as free lists. What the port touches has primitives of its own.

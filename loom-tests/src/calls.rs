@@ -9,15 +9,78 @@ use gup_core::flags::Foll;
 use gup_core::gup::{v5_15, v6_12};
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
+use gup_core::model::huge_memory::split_huge_page_of;
+use gup_core::model::limits::HPAGE_PMD_NR;
+use gup_core::model::lru::lru_add_drain_all;
+use gup_core::model::memory::user_store;
+use gup_core::model::migrate::{PageList, isolate_page, move_isolated};
 use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
+use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
 use gup_core::model::{Cpu, Limits, Page, World};
 
-use crate::{Held, Kernel};
+use crate::{Body, Held, Kernel, body};
 
 /// The process that most races are about.
 pub const MM: MmId = MmId(0);
 /// Another, such as its child.
 pub const CHILD: MmId = MmId(1);
+
+/// A world of four pages for two CPUs.
+pub const FOUR: Limits =
+    Limits { frames: 4, movable_start: 2, device_start: 4, cpus: 2, ..Limits::LOOM };
+/// A world of a THP and as much again for two CPUs.
+pub const TWO_THPS: Limits =
+    Limits { frames: 16, movable_start: 8, device_start: 16, cpus: 2, ..Limits::LOOM };
+
+/// The process has anonymous memory of `pages` pages at 0. The first is there,
+/// writable, dirty and on the LRU: the page.
+///
+/// # Errors
+/// `ENOMEM`
+pub fn mapped(cpu: &Cpu, pages: u64) -> Result<Page, Errno> {
+    mm_alloc(cpu, MM)?;
+    mmap(cpu, MM, 0, pages, Prot::ReadWrite, Kind::Anon)?;
+    let page = user_store(cpu, MM, 0, 1)?;
+    lru_add_drain_all(cpu);
+    Ok(page)
+}
+
+/// The process has a THP at 0, which a PMD maps: its page at `addr`.
+///
+/// # Errors
+/// `ENOMEM`
+pub fn thp(cpu: &Cpu, addr: u64) -> Result<Page, Errno> {
+    mm_alloc(cpu, MM)?;
+    mmap(cpu, MM, 0, HPAGE_PMD_NR, Prot::ReadWrite, Kind::AnonThp)?;
+    let page = user_store(cpu, MM, addr, 1)?;
+    lru_add_drain_all(cpu);
+    Ok(page)
+}
+
+/// split_huge_page() of the THP of `page`, if nobody holds it: else EBUSY.
+pub fn split(page: Page) -> Body {
+    body(move |cpu| {
+        let _ = split_huge_page_of(cpu, page);
+        Held::nothing()
+    })
+}
+
+/// [`mapped`], and the page is isolated for migration.
+///
+/// # Errors
+/// `ENOMEM`
+pub fn mapped_and_isolated(cpu: &Cpu) -> Result<PageList, Errno> {
+    let page = mapped(cpu, 1)?;
+    isolate_page(cpu, page)
+}
+
+/// migrate_pages() of isolated pages, if nobody else holds them: else EBUSY.
+pub fn migrate(list: PageList) -> Body {
+    body(move |cpu| {
+        let _ = move_isolated(cpu, list);
+        Held::nothing()
+    })
+}
 
 /// A world, and what `ready` put into it on CPU 0 before the race.
 ///
@@ -78,6 +141,25 @@ pub fn pin_user_pages(cpu: &Cpu, addr: u64, flags: Foll) -> Held {
         Base::V6_12 => v6_12::pin_user_pages(cpu, addr, 1, flags, Some(&mut pages)),
     };
     mmap_read_unlock(cpu, MM);
+    Held::pins(pages.into_iter().take(n.unwrap_or(0)))
+}
+
+/// [`pin_user_pages`] of a task that is killed once it had to fault, so that it
+/// does not wait again and again for who unmaps the page for a while.
+pub fn pin_user_pages_once(cpu: &Cpu, addr: u64, flags: Foll) -> Held {
+    cpu.begin_op(MM, Some(Fail { site: FailSite::Signal, nth: 2 }));
+    pin_user_pages(cpu, addr, flags)
+}
+
+/// One page of the process: pin_user_pages_unlocked(), whose first fault asks
+/// for a retry, and drops mmap_lock meanwhile.
+pub fn pin_user_pages_with_retry(cpu: &Cpu, addr: u64, flags: Foll) -> Held {
+    let mut pages = [Page::UNSET];
+    cpu.begin_op(MM, Some(Fail { site: FailSite::Retry, nth: 1 }));
+    let n = match cpu.kernel.base() {
+        Base::V5_15 => v5_15::pin_user_pages_unlocked(cpu, addr, 1, Some(&mut pages), flags),
+        Base::V6_12 => v6_12::pin_user_pages_unlocked(cpu, addr, 1, Some(&mut pages), flags),
+    };
     Held::pins(pages.into_iter().take(n.unwrap_or(0)))
 }
 

@@ -6,13 +6,15 @@
 //! world, lets two or three CPUs loose on it with [`at_once`], and ends with
 //! [`Held::adds_up`]. Built with `--cfg loom`, it runs in every interleaving,
 //! and in every outcome of every unordered load, that its [`Bound`] admits;
-//! built without, it runs some hundred rounds on real threads.
+//! with feature `shuttle`, under schedules drawn at random, with more CPUs that
+//! pin and unpin; with neither, some hundred rounds on real threads.
 //!
 //! ```text
 //! cargo loom                                    every race
 //! cargo loom fast_pin_against_split             some of them
 //! cargo loom --unbounded                        every interleaving of every race
 //! cargo loom --replay fast_pin_against_split::found_without_the_head_recheck
+//! cargo loom --shuttle 10000                    so many schedules of every race
 //! cargo test -p loom-tests                      the same bodies on real threads
 //! GUP_KERNEL='v5.15' cargo loom                 the claims on another kernel
 //! ```
@@ -24,6 +26,7 @@
 use std::sync::Arc;
 
 use gup_core::invariants::{Broken, Owned, counts_add_up, nothing_left_behind, pin_statistics};
+use gup_core::model::limits::MAX_CPUS;
 use gup_core::model::{Cpu, Page, World};
 use gup_core::splat::Splat;
 
@@ -36,7 +39,10 @@ pub mod rules;
 #[cfg(loom)]
 #[path = "loom.rs"]
 mod engine;
-#[cfg(not(loom))]
+#[cfg(all(not(loom), feature = "shuttle"))]
+#[path = "shuttle.rs"]
+mod engine;
+#[cfg(not(any(loom, feature = "shuttle")))]
 #[path = "threads.rs"]
 mod engine;
 
@@ -238,7 +244,8 @@ pub fn at_once(
     kernel: Kernel,
     bodies: impl IntoIterator<Item = Body>,
 ) -> Result<Held, Broken> {
-    let jobs = bodies.into_iter().zip(0..).map(|(body, id)| {
+    let bodies = bodies.into_iter().chain(engine::bystanders(world));
+    let jobs = bodies.zip((0..MAX_CPUS as u8).cycle()).map(|(body, id)| {
         let world = Arc::clone(world);
         move || {
             let cpu = Cpu::new(&world, kernel, id).watched_by(&engine::Columns);

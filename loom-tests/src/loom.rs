@@ -14,12 +14,13 @@ use std::time::Instant;
 use std::{env, fs};
 
 use gup_core::invariants::Broken;
-use gup_core::model::Cpu;
 use gup_core::model::cpu::Watch;
+use gup_core::model::{Cpu, World};
 use gup_core::step::Step;
+use gup_core::sync::seen;
 use loom::model::Builder;
 
-use crate::{Bound, Kernel, Race, Verdict};
+use crate::{Body, Bound, Kernel, Race, Verdict};
 
 /// Far above what a race takes; a CPU that spins for ever comes there.
 const MAX_STEPS: usize = 50_000;
@@ -39,16 +40,23 @@ impl Watch for Columns {
     }
 }
 
+/// Nobody else is there.
+pub(crate) fn bystanders(_: &World) -> Vec<Body> {
+    Vec::new()
+}
+
 /// Runs the bodies of one round: the last on this thread, which has nothing
 /// else to do, so that loom has one thread less to interleave.
 pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
     LOG.take();
+    seen::begin();
     let last = jobs.pop();
     let others: Vec<_> = jobs.into_iter().map(loom::thread::spawn).collect();
     let last = last.map(|job| job());
     let join = |t: loom::thread::JoinHandle<T>| t.join().expect("a panic ends the whole model");
     let mut done: Vec<_> = others.into_iter().map(join).collect();
     done.extend(last);
+    seen::end();
     done
 }
 

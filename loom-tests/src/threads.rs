@@ -5,11 +5,11 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use gup_core::model::Cpu;
 use gup_core::model::cpu::Watch;
+use gup_core::model::{Cpu, World};
 use gup_core::step::Step;
 
-use crate::{Bound, Kernel, Race, Verdict};
+use crate::{Body, Bound, Kernel, Race, Verdict};
 
 /// Rounds of each race: together a few seconds.
 const ROUNDS: usize = 500;
@@ -19,6 +19,11 @@ pub(crate) struct Columns;
 
 impl Watch for Columns {
     fn before(&self, _: &Cpu, _: &Step) {}
+}
+
+/// Nobody else is there.
+pub(crate) fn bystanders(_: &World) -> Vec<Body> {
+    Vec::new()
 }
 
 /// Runs the bodies of one round, started together.

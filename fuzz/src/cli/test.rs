@@ -31,7 +31,7 @@ pub struct Test {
     no_loom: bool,
 }
 
-/// Runs the races under every interleaving.
+/// Runs the races under every interleaving, or under random schedules.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 GUP_KERNEL names the kernel on which the claims are checked, instead of the
@@ -42,6 +42,7 @@ Examples:
   cargo gup loom fast_get_against_split
   cargo gup loom --unbounded
   cargo gup loom --replay grab_against_split::found_without_an_exact_freeze
+  cargo gup loom --shuttle 10000
   GUP_KERNEL='v5.15 fixed without c24d37322548' cargo gup loom")]
 pub struct Loom {
     /// Explore every interleaving, however long that takes
@@ -51,6 +52,10 @@ pub struct Loom {
     /// the interleaving that breaks a rule; save it, and next time begin with it
     #[arg(long)]
     replay: bool,
+    /// Run N schedules of each race, drawn at random by each of shuttle's two
+    /// schedulers, with more CPUs, instead of every interleaving
+    #[arg(long, value_name = "N", conflicts_with_all = ["unbounded", "replay"])]
+    shuttle: Option<u32>,
     /// Which tests, and other arguments of the test binary
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -72,13 +77,25 @@ pub(super) fn loom_command(root: &Path) -> Command {
     c
 }
 
+/// The same tests, built with shuttle.
+fn shuttle_command(root: &Path, schedules: u32) -> Command {
+    let mut c = cargo(root, &["test", "--release", "-p", "loom-tests", "--features", "shuttle"]);
+    c.args(["--test", "races", "--", "--nocapture", "--test-threads=2"]);
+    c.env("SHUTTLE_SCHEDULES", schedules.to_string());
+    c
+}
+
 fn cannot_start(what: &str, e: &std::io::Error) -> Failure {
     Failure::new(format!("cannot start {what}: {e}"), "cargo --version")
 }
 
 impl Loom {
     pub(super) fn run(self) -> Outcome {
-        let mut command = loom_command(&root()?);
+        let root = root()?;
+        let mut command = match self.shuttle {
+            Some(n) => shuttle_command(&root, n),
+            None => loom_command(&root),
+        };
         for (set, name) in [(self.unbounded, "LOOM_UNBOUNDED"), (self.replay, "LOOM_REPLAY")] {
             if set {
                 command.env(name, "1");

@@ -13,10 +13,12 @@ use super::mm::MmId;
 use super::page::Page;
 use super::wait::Wait;
 use super::world::World;
-use crate::atomic::RawLock;
+pub(crate) use crate::atomic::Hold;
+use crate::atomic::{Locks, RawLock};
 use crate::history::{Base, Defect, Kernel, Safeguard};
 use crate::splat::{Splat, SplatKind};
 use crate::step::{Step, StepKind};
+use crate::sync::yield_now;
 
 /// Steps an op may take before it is killed. The longest op of a healthy
 /// kernel takes under 6,000.
@@ -125,21 +127,16 @@ bitflags::bitflags! {
 pub trait Watch {
     /// `cpu` is about to take `step`.
     fn before(&self, cpu: &Cpu, step: &Step);
+    /// A CPU waits for another, which may go on.
+    fn waits(&self) {
+        yield_now();
+    }
 }
 
 impl fmt::Debug for dyn Watch + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watch")
     }
-}
-
-/// How a lock is taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Hold {
-    /// With other readers.
-    Read,
-    /// Alone.
-    Write,
 }
 
 /// A CPU with its current task.
@@ -154,6 +151,7 @@ pub struct Cpu<'w> {
     mm: Cell<MmId>,
     pub(crate) flags: Cell<TaskFlags>,
     pub(crate) irqs_off: Cell<u32>,
+    pub(crate) locks: Locks<'w>,
     /// Page-table locks held, by table.
     pub(crate) held: Cell<u128>,
     /// mmap_locks held, by mm.
@@ -181,6 +179,7 @@ impl<'w> Cpu<'w> {
             mm: Cell::new(MmId(0)),
             flags: Cell::new(TaskFlags::empty()),
             irqs_off: Cell::new(0),
+            locks: Locks::new(),
             held: Cell::new(0),
             mmap_held: Cell::new(0),
             fail: Cell::new(None),
@@ -349,18 +348,23 @@ impl<'w> Cpu<'w> {
     }
 
     /// Takes a lock.
-    pub(crate) fn take(&self, lock: &RawLock, how: Hold, what: Wait) {
-        let taken = self.alone
-            && match how {
-                Hold::Read => lock.try_read(),
-                Hold::Write => lock.try_write(),
-            };
-        if !taken && !self.goes_on_without(what) {
-            match how {
-                Hold::Read => lock.read(),
-                Hold::Write => lock.write(),
-            }
+    pub(crate) fn take(&self, lock: &'w RawLock, how: Hold, what: Wait) {
+        while !self.locks.try_lock(lock, how) && !self.goes_on_without(what) {
+            self.waits();
         }
+    }
+
+    /// Lets others go on, for one of which it waits.
+    pub(crate) fn waits(&self) {
+        match self.watch {
+            Some(watch) => watch.waits(),
+            None => yield_now(),
+        }
+    }
+
+    /// Releases what [`Cpu::take`] took.
+    pub(crate) fn release(&self, lock: &'w RawLock, how: Hold) {
+        self.locks.unlock(lock, how);
     }
 
     #[inline]
@@ -452,7 +456,7 @@ impl<'w> Cpu<'w> {
         self.step(StepKind::IrqSave, 0, 0);
         let flags = self.irqs_off.get();
         if flags == 0 {
-            self.world.irqs_off.save(self.id.get());
+            self.world.irqs_off.save(self.id.get(), &self.locks);
         }
         self.irqs_off.set(flags + 1);
         flags
@@ -463,7 +467,7 @@ impl<'w> Cpu<'w> {
         self.step(StepKind::IrqRestore, 0, 0);
         self.irqs_off.set(flags);
         if flags == 0 {
-            self.world.irqs_off.restore(self.id.get());
+            self.world.irqs_off.restore(self.id.get(), &self.locks);
         }
     }
 

@@ -173,7 +173,7 @@ impl World {
     }
     /// C: folio->index, for observers
     pub(crate) fn index_of(&self, page: Page) -> u64 {
-        self.frame(page).index.read() as u64
+        self.frame(page).index.read().into()
     }
     /// References that the page cache or the swap cache holds on a head, for observers: one for
     /// each small page.
@@ -197,8 +197,11 @@ pub(crate) fn filemap_get_entry(cpu: &Cpu, file: File, index: u64) -> Option<Pag
         if !page_ref_add_unless_zero(cpu, page, 1) {
             // Gone, or frozen: then it comes back, or leaves the cache.
             let now = cpu.world.cached(file, index).map(|p| cpu.world.head_of(p));
-            if now == Some(page) && cpu.goes_on_without(Wait::Frozen(page)) {
-                return None;
+            if now == Some(page) {
+                if cpu.goes_on_without(Wait::Frozen(page)) {
+                    return None;
+                }
+                cpu.waits();
             }
             continue;
         }
@@ -240,7 +243,7 @@ pub(crate) fn __filemap_add_folio(cpu: &Cpu, file: File, index: u64, page: Page)
     page_ref_add(cpu, page, 1 << file.order());
     let f = cpu.world.frame(page);
     f.mapping.set(Mapping::File(file).word());
-    f.index.set(index as i32);
+    f.index.set(index as u32);
     cpu.step(StepKind::CacheSet, file as u32, index as i64);
     let added = slot(cpu.world, file, index).cmpxchg(0, i32::from(page.0) + 1);
     if !added {
@@ -356,17 +359,17 @@ pub(crate) fn i_mmap_rwsem(world: &World, file: File) -> &RawLock {
 
 /// C: mutex_lock(&hugetlb_fault_mutex_table[hash]), mm/hugetlb.c
 pub(crate) fn hugetlb_fault_mutex_lock(cpu: &Cpu, file: File, index: u64) {
-    cpu.take(fault_mutex(cpu, file, index), Hold::Write, Wait::HugetlbFault(file));
+    cpu.take(fault_mutex(cpu.world, file, index), Hold::Write, Wait::HugetlbFault(file));
 }
 
 /// C: mutex_unlock(&hugetlb_fault_mutex_table[hash]), mm/hugetlb.c
 pub(crate) fn hugetlb_fault_mutex_unlock(cpu: &Cpu, file: File, index: u64) {
-    fault_mutex(cpu, file, index).write_unlock();
+    cpu.release(fault_mutex(cpu.world, file, index), Hold::Write);
 }
 
-fn fault_mutex<'a>(cpu: &'a Cpu<'_>, file: File, index: u64) -> &'a RawLock {
+fn fault_mutex(world: &World, file: File, index: u64) -> &RawLock {
     let n = (index >> file.order()) as usize % CACHE_SLOTS;
-    &space(cpu.world, file).fault_mutex[n]
+    &space(world, file).fault_mutex[n]
 }
 
 /// Unmaps pages of a file wherever they are mapped, from `start` on; private
@@ -401,7 +404,7 @@ pub fn truncate(cpu: &Cpu, file: File, size: u64) -> Result<(), Errno> {
     if size < old {
         truncate_pagecache(cpu, file, size);
     }
-    i_rwsem.write_unlock();
+    cpu.release(i_rwsem, Hold::Write);
     Ok(())
 }
 
@@ -444,13 +447,18 @@ fn truncate_inode_page(cpu: &Cpu, file: File, index: u64) {
     put_page(cpu, page);
 }
 
-/// Forgets the contents of every file, at the end of the world; none is
-/// mapped any more. C: evict(), fs/inode.c
+/// [`evict`] of every file, at the end of the world.
 pub fn evict_inodes(cpu: &Cpu) {
     for &file in File::ALL {
-        truncate_inode_pages(cpu, file, 0);
-        i_size_write(cpu, file, file.max_pages() << file.order());
+        evict(cpu, file);
     }
+}
+
+/// Forgets the contents of a file that nobody maps or has open any more.
+/// C: evict(), fs/inode.c
+pub fn evict(cpu: &Cpu, file: File) {
+    truncate_inode_pages(cpu, file, 0);
+    i_size_write(cpu, file, file.max_pages() << file.order());
 }
 
 /// Writes the dirty pages of a file back: their mappings become clean and

@@ -275,13 +275,7 @@ pub enum Migratetype {
 #[inline]
 pub fn folio_migratetype(cpu: &Cpu, folio: Folio) -> Migratetype {
     cpu.step(StepKind::PageblockRead, folio.0.0.into(), 0);
-    if zone::is_migrate_isolate_page(cpu.world, folio.0) {
-        Migratetype::Isolate
-    } else if zone::is_migrate_cma_page(cpu.world, folio.0) {
-        Migratetype::Cma
-    } else {
-        Migratetype::Other
-    }
+    zone::get_pageblock_migratetype(cpu.world, folio.0)
 }
 
 /// C: is_zero_folio(), linux/mm.h

@@ -319,7 +319,7 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64, mut list: Option<&mut P
         let tail = cpu.world.frame(head.nth(i));
         tail.flags.set(flags.bits() as i32);
         tail.mapping.set(f.mapping.read());
-        tail.index.set(f.index.read() + i as i32);
+        tail.index.set(f.index.read() + i as u32);
         smp_wmb();
         tail.compound_head.set(0);
         page_ref_unfreeze(cpu, head.nth(i), 1 + cached);

@@ -133,7 +133,7 @@ fn make_huge_pte(vma: &Vma, page: Page, writable: bool) -> Pte {
 fn hugetlb_add_new_anon_rmap(cpu: &Cpu, page: Page, addr: u64) {
     let f = cpu.world.frame(page);
     f.mapping.set(Mapping::Anon.word());
-    f.index.set((addr / PAGE_SIZE) as i32);
+    f.index.set((addr / PAGE_SIZE) as u32);
     page_dup_rmap(cpu, page, true);
     set_flag(cpu, page, Pg::ANON_EXCLUSIVE);
 }

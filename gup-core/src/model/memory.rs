@@ -195,7 +195,9 @@ fn handle_pte_fault(cpu: &Cpu, vma: &Vma, pmdp: PmdPtr, addr: u64, flags: FaultF
 /// here by coming again at once. C: migration_entry_wait(), mm/migrate.c
 #[doc(alias = "pmd_migration_entry_wait")]
 pub(crate) fn migration_entry_wait(cpu: &Cpu, page: Page) {
-    cpu.goes_on_without(Wait::Migration(page));
+    if !cpu.goes_on_without(Wait::Migration(page)) {
+        cpu.waits();
+    }
 }
 
 /// C: do_anonymous_page(), mm/memory.c

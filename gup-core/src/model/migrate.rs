@@ -37,8 +37,9 @@ use crate::errno::Errno;
 use crate::flags::{Gfp, Pg};
 use crate::history::Base;
 
-/// Attempts for a page that is busy. The kernel makes 10.
-const PASSES: u32 = 3;
+/// Attempts for a page that is busy. The kernel makes 10; loom has enough to
+/// explore in one.
+const PASSES: u32 = if cfg!(loom) { 1 } else { 3 };
 /// A list holds what one call isolates, each THP split into its pages.
 const LIST_MAX: usize = MAX_CALL_PAGES * 8;
 
@@ -365,6 +366,15 @@ pub fn putback_movable_pages(cpu: &Cpu, list: &mut PageList) {
 /// `EBUSY` if it cannot be isolated or moved, `EINVAL` if it is a driver's,
 /// `ENOMEM`.
 pub fn move_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
+    move_isolated(cpu, isolate_page(cpu, page)?)
+}
+
+/// Isolates the page that the caller found mapped.
+/// C: add_page_for_migration(), mm/migrate.c
+///
+/// # Errors
+/// `EBUSY` if that cannot be, `EINVAL` if the page is a driver's.
+pub fn isolate_page(cpu: &Cpu, page: Page) -> Result<PageList, Errno> {
     let head = compound_head(cpu, page);
     if !page_anon(cpu, head) && page_file(cpu, head).is_none() {
         return Err(Errno::EINVAL);
@@ -385,6 +395,15 @@ pub fn move_page(cpu: &Cpu, page: Page) -> Result<(), Errno> {
     }
     let mut list = PageList::new();
     list.add_tail(head);
+    Ok(list)
+}
+
+/// Moves isolated pages, and puts back what cannot be moved.
+/// C: the rest of do_move_pages_to_node()
+///
+/// # Errors
+/// `EBUSY` if one could not be moved, `ENOMEM`.
+pub fn move_isolated(cpu: &Cpu, mut list: PageList) -> Result<(), Errno> {
     let failed = migrate_pages(cpu, &mut list, &MigrationTarget { gfp: Gfp::MOVABLE });
     putback_movable_pages(cpu, &mut list);
     if failed? > 0 { Err(Errno::EBUSY) } else { Ok(()) }

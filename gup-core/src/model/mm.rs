@@ -11,10 +11,10 @@ use super::filemap::{self, File};
 use super::folio::smp_mb;
 use super::limits::{MAX_VMAS, PAGE_SIZE};
 use super::wait::Wait;
-use crate::atomic::{Atomic32, RawLock, Seqcount};
+use crate::atomic::{Atomic32, Guarded32, RawLock, Seqcount};
 use crate::errno::Errno;
 use crate::flags::VmFlags;
-use crate::history::{Base, Defect};
+use crate::history::{Base, Defect, Safeguard};
 use crate::step::StepKind;
 
 /// An address space, by number. C: struct mm_struct *
@@ -38,23 +38,23 @@ pub struct Mm {
 /// One VMA; `start == end` says that the slot is free. Bytes.
 #[derive(Debug)]
 pub(crate) struct VmaSlot {
-    pub(crate) start: Atomic32,
-    pub(crate) end: Atomic32,
-    pub(crate) flags: Atomic32,
+    pub(crate) start: Guarded32,
+    pub(crate) end: Guarded32,
+    pub(crate) flags: Guarded32,
     /// What is mapped: see [`Backing`].
-    backing: Atomic32,
+    backing: Guarded32,
 }
 
 impl VmaSlot {
     fn new() -> Self {
-        let zero = || Atomic32::new(0);
+        let zero = || Guarded32::new(0);
         VmaSlot { start: zero(), end: zero(), flags: zero(), backing: zero() }
     }
     pub(crate) fn set(&self, start: u64, end: u64, flags: VmFlags, backing: Backing) {
-        self.start.set(start as i32);
-        self.end.set(end as i32);
-        self.flags.set(flags.bits() as i32);
-        self.backing.set(backing.0 as i32);
+        self.start.set(start as u32);
+        self.end.set(end as u32);
+        self.flags.set(flags.bits());
+        self.backing.set(backing.0);
     }
     pub(crate) fn clear(&self) {
         self.set(0, 0, VmFlags::empty(), Backing::NONE);
@@ -252,26 +252,27 @@ pub fn vmas<'a>(cpu: &'a Cpu<'_>, mm: MmId) -> impl Iterator<Item = Vma> + 'a {
 #[inline]
 pub fn vma_at(cpu: &Cpu, mm: MmId, slot: usize) -> Option<Vma> {
     let s = &cpu.world.mm(mm).vmas[slot];
-    let (start, end) = (s.start.read() as u64, s.end.read() as u64);
+    let (start, end) = (s.start.read().into(), s.end.read().into());
     (start < end).then(|| Vma {
         mm,
         slot,
         start,
         end,
-        flags: VmFlags::from_bits_retain(s.flags.read() as u32),
-        backing: Backing(s.backing.read() as u32),
+        flags: VmFlags::from_bits_retain(s.flags.read()),
+        backing: Backing(s.backing.read()),
     })
 }
 
 /// Whether it ever had anonymous pages, the zero page apart.
 /// C: vma->anon_vma != NULL
 pub(crate) fn has_anon_vma(cpu: &Cpu, vma: &Vma) -> bool {
-    cpu.world.mm(vma.mm).vmas[vma.slot].backing.read() as u32 & Backing::ANON_VMA != 0
+    cpu.world.mm(vma.mm).vmas[vma.slot].backing.read() & Backing::ANON_VMA != 0
 }
 
 /// C: anon_vma_prepare(), linux/rmap.h
 pub(crate) fn anon_vma_prepare(cpu: &Cpu, vma: &Vma) {
-    cpu.world.mm(vma.mm).vmas[vma.slot].backing.or(Backing::ANON_VMA);
+    let backing = &cpu.world.mm(vma.mm).vmas[vma.slot].backing;
+    backing.set(backing.read() | Backing::ANON_VMA);
 }
 
 /// The VMA that contains `addr`. C: vma_lookup(), linux/mm.h
@@ -296,7 +297,9 @@ pub fn mmap_read_lock(cpu: &Cpu, mm: MmId) {
     let bit = 1 << mm.0;
     let twice = cpu.mmap_held.get() & bit != 0;
     cpu.bug_on(twice, "mmap_read_lock", "possible recursive locking detected");
-    cpu.take(&cpu.world.mm(mm).mmap_lock, Hold::Read, Wait::MmapLock(mm));
+    if !cpu.lacks(Safeguard::MmapLock) {
+        cpu.take(&cpu.world.mm(mm).mmap_lock, Hold::Read, Wait::MmapLock(mm));
+    }
     cpu.mmap_held.set(cpu.mmap_held.get() | bit);
 }
 
@@ -324,7 +327,9 @@ pub fn mmap_read_unlock(cpu: &Cpu, mm: MmId) {
         return;
     }
     cpu.mmap_held.set(cpu.mmap_held.get() & !bit);
-    cpu.world.mm(mm).mmap_lock.read_unlock();
+    if !cpu.lacks(Safeguard::MmapLock) {
+        cpu.release(&cpu.world.mm(mm).mmap_lock, Hold::Read);
+    }
 }
 
 /// C: mmap_write_lock(), linux/mmap_lock.h
@@ -336,7 +341,7 @@ pub fn mmap_write_lock(cpu: &Cpu, mm: MmId) {
 /// C: mmap_write_unlock(), linux/mmap_lock.h
 pub fn mmap_write_unlock(cpu: &Cpu, mm: MmId) {
     cpu.step(StepKind::MmapUnlock, mm.0.into(), 2);
-    cpu.world.mm(mm).mmap_lock.write_unlock();
+    cpu.release(&cpu.world.mm(mm).mmap_lock, Hold::Write);
 }
 
 /// C: mmap_assert_locked(), linux/mmap_lock.h

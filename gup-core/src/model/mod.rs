@@ -30,6 +30,7 @@ pub mod pgtable;
 pub mod pipe;
 pub mod reclaim;
 pub mod rmap;
+pub mod soft_dirty;
 pub mod swap;
 pub mod vmstat;
 pub mod wait;

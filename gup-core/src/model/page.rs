@@ -14,12 +14,11 @@ use super::filemap::File;
 use super::folio::{Folio, Migratetype, folio_mapping, folio_migratetype, secretmem_mapping};
 use super::wait::Wait;
 use super::zone;
-use crate::atomic::{Atomic32, Word64};
+use crate::atomic::{Atomic32, Guarded32, Guarded64};
 use crate::errno::Errno;
 use crate::flags::Pg;
 use crate::history::{Defect, Safeguard};
 use crate::step::StepKind;
-use crate::sync::yield_now;
 
 /// What a pin of a small page adds to its reference count.
 /// C: GUP_PIN_COUNTING_BIAS, linux/mm.h
@@ -124,11 +123,11 @@ pub struct PageFrame {
     pub(crate) mapping: Atomic32,
     /// The page of the address space it was made for; on heads.
     /// C: page->index
-    pub(crate) index: Atomic32,
+    pub(crate) index: Guarded32,
     /// How often the frame was allocated.
-    pub(crate) epoch: Atomic32,
+    pub(crate) epoch: Guarded32,
     /// The contents. 0: zeroes.
-    pub(crate) data: Word64,
+    pub(crate) data: Guarded64,
 }
 
 impl PageFrame {
@@ -143,13 +142,13 @@ impl PageFrame {
             order: zero(),
             flags: zero(),
             mapping: zero(),
-            index: zero(),
-            epoch: zero(),
-            data: Word64::new(0),
+            index: Guarded32::new(0),
+            epoch: Guarded32::new(0),
+            data: Guarded64::new(0),
         }
     }
 
-    fn words(&self) -> [&Atomic32; 10] {
+    fn words(&self) -> [&Atomic32; 8] {
         [
             &self.refcount,
             &self.mapcount,
@@ -159,20 +158,23 @@ impl PageFrame {
             &self.order,
             &self.flags,
             &self.mapping,
-            &self.index,
-            &self.epoch,
         ]
     }
 
     pub(crate) fn same_as(&self, other: &PageFrame) -> bool {
         let mut pairs = self.words().into_iter().zip(other.words());
-        pairs.all(|(a, b)| a.read() == b.read()) && self.data.read() == other.data.read()
+        pairs.all(|(a, b)| a.read() == b.read())
+            && self.index.read() == other.index.read()
+            && self.epoch.read() == other.epoch.read()
+            && self.data.read() == other.data.read()
     }
 
     pub(crate) fn copy_from(&self, other: &PageFrame) {
         for (to, from) in self.words().into_iter().zip(other.words()) {
             to.set(from.read());
         }
+        self.index.set(other.index.read());
+        self.epoch.set(other.epoch.read());
         self.data.set(other.data.read());
     }
 }
@@ -541,7 +543,7 @@ pub fn lock_page(cpu: &Cpu, page: Page) {
         if keeps_locked(cpu, cpu.world.head_of(page)) {
             return;
         }
-        yield_now();
+        cpu.waits();
     }
 }
 
@@ -556,7 +558,7 @@ pub(crate) fn lock_folio(cpu: &Cpu, head: Page) {
         if keeps_locked(cpu, head) {
             return;
         }
-        yield_now();
+        cpu.waits();
     }
 }
 

@@ -561,7 +561,9 @@ pub fn spin_lock(cpu: &Cpu, ptl: Ptl) {
         return;
     }
     let lock = &cpu.world.tables.slots[usize::from(ptl.0)].lock;
-    cpu.take(lock, Hold::Write, Wait::PageTableLock(ptl.0));
+    if !cpu.lacks(Safeguard::PageTableLock) {
+        cpu.take(lock, Hold::Write, Wait::PageTableLock(ptl.0));
+    }
     cpu.held.set(cpu.held.get() | bit);
 }
 
@@ -573,7 +575,9 @@ pub fn spin_unlock(cpu: &Cpu, ptl: Ptl) {
         return;
     }
     cpu.held.set(cpu.held.get() & !bit);
-    cpu.world.tables.slots[usize::from(ptl.0)].lock.write_unlock();
+    if !cpu.lacks(Safeguard::PageTableLock) {
+        cpu.release(&cpu.world.tables.slots[usize::from(ptl.0)].lock, Hold::Write);
+    }
 }
 
 /// Whether this CPU holds the lock. C: spin_is_locked(ptl)
@@ -697,7 +701,13 @@ pub(crate) fn tlb_remove_table_sync(cpu: &Cpu) {
     if cpu.bug_on(cpu.irqs_off.get() != 0, at, "waiting for an IPI with interrupts off") {
         return;
     }
-    cpu.world.irqs_off.synchronize(|| cpu.goes_on_without(Wait::InterruptsOff));
+    cpu.world.irqs_off.synchronize(&cpu.locks, || {
+        let alone = cpu.goes_on_without(Wait::InterruptsOff);
+        if !alone {
+            cpu.waits();
+        }
+        alone
+    });
 }
 
 /// Gives `mm` an empty PGD. C: pgd_alloc(), arch/x86/mm/pgtable.c

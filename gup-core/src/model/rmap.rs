@@ -54,7 +54,7 @@ pub(crate) enum Rmap {
 pub(crate) fn page_add_new_anon_rmap(cpu: &Cpu, page: Page, addr: u64, compound: bool) {
     let f = cpu.world.frame(page);
     f.mapping.set(Mapping::Anon.word());
-    f.index.set((addr / PAGE_SIZE) as i32);
+    f.index.set((addr / PAGE_SIZE) as u32);
     set_flag(cpu, page, Pg::SWAPBACKED);
     page_dup_rmap(cpu, page, compound);
     if cpu.since(Base::V6_12) {
@@ -201,7 +201,7 @@ impl RmapPlace {
     pub fn of(cpu: &Cpu, head: Page) -> Self {
         let f = cpu.world.frame(head);
         let file = Mapping::from_word(f.mapping.read()).file();
-        RmapPlace { file, index: f.index.read() as u64 }
+        RmapPlace { file, index: f.index.read().into() }
     }
     /// Where a VMA maps the page `i` pages behind it, if it can.
     fn address_in(self, vma: &Vma, i: u64) -> Option<u64> {
@@ -229,7 +229,7 @@ pub(crate) fn rmap_lock_read(cpu: &Cpu, file: Option<File>) {
 
 /// C: anon_vma_unlock_read(), i_mmap_unlock_read()
 pub(crate) fn rmap_unlock_read(cpu: &Cpu, file: Option<File>) {
-    rmap_lock(cpu.world, file).read_unlock();
+    cpu.release(rmap_lock(cpu.world, file), Hold::Read);
 }
 
 /// C: anon_vma_lock_write(), i_mmap_lock_write()
@@ -239,7 +239,7 @@ pub(crate) fn rmap_lock_write(cpu: &Cpu, file: Option<File>) {
 
 /// C: anon_vma_unlock_write(), i_mmap_unlock_write()
 pub(crate) fn rmap_unlock_write(cpu: &Cpu, file: Option<File>) {
-    rmap_lock(cpu.world, file).write_unlock();
+    cpu.release(rmap_lock(cpu.world, file), Hold::Write);
 }
 
 /// Changes which VMAs of an mm map `file` or anonymous memory, or where.

@@ -178,7 +178,7 @@ impl World {
             driver: mapping == Mapping::Driver,
             hugetlb: self.frame(head).flags.read() as u32 & Pg::HUGETLB.bits() != 0,
             file: mapping.file(),
-            epoch: f.epoch.read() as u32,
+            epoch: f.epoch.read(),
             data: f.data.read(),
         }
     }
@@ -211,7 +211,7 @@ impl World {
     /// How often the frame was allocated, for observers.
     #[inline]
     pub fn epoch(&self, page: Page) -> u32 {
-        self.frame(page).epoch.read() as u32
+        self.frame(page).epoch.read()
     }
 
     /// The frames that are free, one bit each.

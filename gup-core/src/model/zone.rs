@@ -11,6 +11,7 @@
 //! per-CPU free lists, NUMA nodes.
 
 use super::cpu::{Cpu, Event, FailSite, TaskFlags};
+use super::folio::Migratetype;
 use super::hugetlb::is_hugetlb;
 use super::limits::{Limits, MAX_FRAMES, PAGEBLOCK_ORDER};
 use super::lru;
@@ -151,12 +152,18 @@ pub fn is_zone_movable_page(world: &World, page: Page) -> bool {
     (world.limits.movable_start..world.limits.device_start).contains(&page.0)
 }
 
-/// C: is_migrate_cma_page(), linux/mmzone.h
+/// The type of a page's pageblock, which has one: while it is isolated it is
+/// not CMA. C: get_pageblock_migratetype(), linux/mmzone.h
 #[inline]
-pub fn is_migrate_cma_page(world: &World, page: Page) -> bool {
+pub(crate) fn get_pageblock_migratetype(world: &World, page: Page) -> Migratetype {
     let (from, to) = world.limits.cma;
-    // A pageblock has one type: while it is isolated it is not CMA.
-    (from..to).contains(&page.0) && !is_migrate_isolate_page(world, page)
+    if is_migrate_isolate_page(world, page) {
+        Migratetype::Isolate
+    } else if (from..to).contains(&page.0) {
+        Migratetype::Cma
+    } else {
+        Migratetype::Other
+    }
 }
 
 /// C: is_migrate_isolate_page(), linux/page-isolation.h

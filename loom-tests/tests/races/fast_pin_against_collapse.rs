@@ -15,36 +15,24 @@
 //!
 //! Never: the call says that a page is pinned, and the address maps another.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::mapcounts_match_tables;
 use gup_core::model::khugepaged::{
     __collapse_huge_page_copy, __collapse_huge_page_copy_succeeded, __collapse_huge_page_isolate,
-    Collapse, clear_pmd, give_up, install, start,
+    clear_pmd, give_up, install, start,
 };
 use gup_core::model::limits::HPAGE_PMD_NR;
-use gup_core::model::lru::lru_add_drain_all;
-use gup_core::model::memory::user_store;
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
 use gup_core::model::{Cpu, Limits};
-use loom_tests::calls::{MM, pin_user_pages_fast, scene};
+use loom_tests::calls::{MM, mapped, pin_user_pages_fast, scene};
 use loom_tests::rules::pins_are_mapped;
 use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
 const LIMITS: Limits =
     Limits { frames: 24, movable_start: 8, device_start: 24, cpus: 2, ..Limits::LOOM };
 
-/// One small page, and a collapse of what is around it that has mmap_lock.
-fn ready(cpu: &Cpu) -> Result<Collapse, Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, HPAGE_PMD_NR, Prot::ReadWrite, Kind::Anon)?;
-    user_store(cpu, MM, 0, 1)?;
-    lru_add_drain_all(cpu);
-    start(cpu, MM, 0)
-}
-
-/// The rest of collapse_huge_page().
-fn go_on(cpu: &Cpu, mut c: Collapse) {
+/// Collapses what is around the one small page at 0.
+fn collapse_huge_page(cpu: &Cpu) {
+    let mut c = start(cpu, MM, 0).expect("there is memory for a THP");
     clear_pmd(cpu, &mut c);
     if __collapse_huge_page_isolate(cpu, &mut c).is_err() {
         give_up(cpu, &c);
@@ -56,9 +44,9 @@ fn go_on(cpu: &Cpu, mut c: Collapse) {
 }
 
 fn race(kernel: Kernel) -> Verdict {
-    let (world, c) = scene(LIMITS, kernel, ready);
-    let collapse = body(move |cpu| {
-        go_on(cpu, c);
+    let (world, _) = scene(LIMITS, kernel, |cpu| mapped(cpu, HPAGE_PMD_NR));
+    let collapse = body(|cpu| {
+        collapse_huge_page(cpu);
         Held::nothing()
     });
     let fast = body(|cpu| pin_user_pages_fast(cpu, 0, Foll::WRITE));
@@ -71,7 +59,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_pin_sits_on_the_page_that_is_mapped() {
-    holds!(Bound::All, [V6_12], race);
+    holds!(Bound::Preemptions(2), [V6_12], race);
 }
 
 #[test]

@@ -71,38 +71,44 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn pin_or_share_but_not_both() {
-    holds!(Bound::All, [V5_15, V6_12], race);
+    holds!(Bound::Preemptions(2), [V5_15, V6_12], race);
 }
 
 #[test]
 fn found_without_57efa1fe5957() {
-    fails!("reliability", Bound::All, [V5_15], "without 57efa1fe5957", race);
-    fails!("splat", Bound::All, [V6_12], "without 57efa1fe5957", race);
+    fails!("reliability", Bound::Preemptions(2), [V5_15], "without 57efa1fe5957", race);
+    fails!("splat", Bound::Preemptions(2), [V6_12], "without 57efa1fe5957", race);
 }
 
 #[test]
 fn found_without_the_look_before() {
-    fails!("reliability", Bound::All, [V5_15], "without safeguard:seq-even", race);
-    fails!("splat", Bound::All, [V6_12], "without safeguard:seq-even", race);
+    fails!("reliability", Bound::Preemptions(2), [V5_15], "without safeguard:seq-even", race);
+    fails!("splat", Bound::Preemptions(2), [V6_12], "without safeguard:seq-even", race);
 }
 
 #[test]
 fn found_without_the_look_after() {
-    fails!("reliability", Bound::All, [V5_15], "without safeguard:seq-retry", race);
-    fails!("splat", Bound::All, [V6_12], "without safeguard:seq-retry", race);
+    fails!("reliability", Bound::Preemptions(2), [V5_15], "without safeguard:seq-retry", race);
+    fails!("splat", Bound::Preemptions(2), [V6_12], "without safeguard:seq-retry", race);
 }
 
 #[test]
 fn found_without_the_flag() {
-    fails!("reliability", Bound::All, [V5_15, V6_12], "without safeguard:has-pinned-first", race);
+    fails!(
+        "reliability",
+        Bound::Preemptions(2),
+        [V5_15, V6_12],
+        "without safeguard:has-pinned-first",
+        race
+    );
 }
 
 #[test]
 fn found_without_70e806e4e645() {
-    fails!("reliability", Bound::All, [V5_15], "without 70e806e4e645", race);
+    fails!("reliability", Bound::Preemptions(2), [V5_15], "without 70e806e4e645", race);
 }
 
 #[test]
 fn found_without_088b8aa537c2() {
-    fails!("reliability", Bound::All, [V5_15], "without 088b8aa537c2", race);
+    fails!("reliability", Bound::Preemptions(2), [V5_15], "without 088b8aa537c2", race);
 }

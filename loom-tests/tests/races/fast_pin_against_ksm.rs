@@ -63,16 +63,22 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_pinned_page_is_not_shared() {
-    holds!(Bound::All, [V6_12], race);
+    holds!(Bound::Preemptions(3), [V6_12], race);
 }
 
 #[test]
 fn found_without_the_barrier_before_the_look_at_exclusive() {
     let change = "without safeguard:barrier-before-exclusive";
-    fails!("reliability", Bound::All, [V6_12], change, race);
+    fails!("reliability", Bound::Preemptions(3), [V6_12], change, race);
 }
 
 #[test]
 fn found_without_the_barrier_after_exclusive() {
-    fails!("reliability", Bound::All, [V6_12], "without safeguard:barrier-after-share", race);
+    fails!(
+        "reliability",
+        Bound::Preemptions(3),
+        [V6_12],
+        "without safeguard:barrier-after-share",
+        race
+    );
 }

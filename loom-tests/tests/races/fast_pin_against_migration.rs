@@ -12,37 +12,16 @@
 //!
 //! Never: the call says that a page is pinned, and the address maps another.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
-use gup_core::model::lru::lru_add_drain_all;
-use gup_core::model::memory::user_store;
-use gup_core::model::migrate::move_page;
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
-use gup_core::model::{Cpu, Limits, Page};
-use loom_tests::calls::{MM, pin_user_pages_fast_only, scene};
+use gup_core::model::Cpu;
+use loom_tests::calls::{FOUR, mapped_and_isolated, migrate, pin_user_pages_fast_only, scene};
 use loom_tests::rules::pins_are_mapped;
-use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
-
-const LIMITS: Limits =
-    Limits { frames: 4, movable_start: 1, device_start: 4, cpus: 2, ..Limits::LOOM };
-
-fn mapped(cpu: &Cpu) -> Result<Page, Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, 1, Prot::ReadWrite, Kind::Anon)?;
-    let page = user_store(cpu, MM, 0, 1)?;
-    lru_add_drain_all(cpu);
-    Ok(page)
-}
+use loom_tests::{Bound, Kernel, Verdict, at_once, body, fails, holds};
 
 fn race(kernel: Kernel) -> Verdict {
-    let (world, page) = scene(LIMITS, kernel, mapped);
-    let migrate = body(move |cpu| {
-        // EBUSY if the pin came first.
-        let _ = move_page(cpu, page);
-        Held::nothing()
-    });
+    let (world, list) = scene(FOUR, kernel, mapped_and_isolated);
     let fast = body(|cpu| pin_user_pages_fast_only(cpu, 0, Foll::WRITE));
-    let held = at_once(&world, kernel, [migrate, fast])?;
+    let held = at_once(&world, kernel, [migrate(list), fast])?;
     pins_are_mapped(&Cpu::new(&world, kernel, 0), &held, 0)?;
     held.adds_up(&world)
 }

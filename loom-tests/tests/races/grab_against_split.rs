@@ -60,18 +60,28 @@ fn split_off(cpu: &Cpu, head: Page, page: Page, nr: u64) {
 
 #[test]
 fn a_pin_sits_on_the_pages_own_head() {
-    holds!(Bound::All, [V5_15, V6_12], |kernel| race(kernel, 1));
-    holds!(Bound::All, [V5_15, V6_12], |kernel| race(kernel, 2));
+    holds!(Bound::Preemptions(2), [V5_15, V6_12], |kernel| race(kernel, 1));
+    holds!(Bound::Preemptions(2), [V5_15, V6_12], |kernel| race(kernel, 2));
 }
 
 #[test]
 fn found_without_the_head_recheck() {
-    fails!("accounting", Bound::All, [V5_15, V6_12], "without c24d37322548", |k| race(k, 1));
-    fails!("accounting", Bound::All, [V5_15, V6_12], "without c24d37322548", |k| race(k, 2));
+    fails!("accounting", Bound::Preemptions(2), [V5_15, V6_12], "without c24d37322548", |k| race(
+        k, 1
+    ));
+    fails!("accounting", Bound::Preemptions(2), [V5_15, V6_12], "without c24d37322548", |k| race(
+        k, 2
+    ));
 }
 
 #[test]
 fn found_without_an_exact_freeze() {
     let race = |kernel| race(kernel, 1);
-    fails!("accounting", Bound::All, [V5_15, V6_12], "without safeguard:freeze-exact", race);
+    fails!(
+        "accounting",
+        Bound::Preemptions(2),
+        [V5_15, V6_12],
+        "without safeguard:freeze-exact",
+        race
+    );
 }

@@ -73,7 +73,7 @@ fn gup_fast_folio_allowed(cpu: &Cpu, folio: Folio, flags: Foll) -> bool {
 
     match folio_mapping(cpu, folio) {
         // Perhaps truncated: the slow path will know.
-        Mapping::None => false,
+        Mapping::None => cpu.lacks(Safeguard::MappingGone),
         Mapping::Anon => true,
         mapping if check_secretmem && secretmem_mapping(mapping) => false,
         mapping => !reject_file_backed || shmem_mapping(mapping),
