@@ -135,6 +135,19 @@ pub struct Divergence {
     pub step: Option<usize>,
 }
 
+impl Divergence {
+    fn at(
+        op: usize,
+        function: &'static str,
+        step: Option<usize>,
+        expected: String,
+        actual: String,
+    ) -> Self {
+        let finding = Finding { oracle: AGAINST, function, op, page: None, expected, actual };
+        Divergence { finding, step }
+    }
+}
+
 impl<A: Subject, B: Subject> Against<A, B> {
     /// A comparison on a kernel, step by step.
     pub fn new(kernel: Kernel, ours: A, theirs: B) -> Self {
@@ -224,17 +237,9 @@ impl<A: Subject, B: Subject> Against<A, B> {
                 (&b, &should, &their_windows.inner()),
             );
             if let End::Differs(step, expected, actual) = end {
-                let finding = Finding {
-                    oracle: AGAINST,
-                    function: op.name(),
-                    op: i,
-                    page: None,
-                    expected,
-                    actual,
-                };
                 ours.world.reset();
                 theirs.world.reset();
-                return Some(Divergence { finding, step });
+                return Some(Divergence::at(i, op.name(), step, expected, actual));
             }
             if matches!(end, End::Over) {
                 break;
@@ -254,11 +259,7 @@ impl<A: Subject, B: Subject> Against<A, B> {
         }
         (did != should).then(|| {
             let text = |r: &Result<(), _>| format!("{r:?}");
-            let (expected, actual) = (text(&should), text(&did));
-            let function = "exit_mmap";
-            let finding =
-                Finding { oracle: AGAINST, function, op: ops.len(), page: None, expected, actual };
-            Divergence { finding, step: None }
+            Divergence::at(ops.len(), "exit_mmap", None, text(&should), text(&did))
         })
     }
 }

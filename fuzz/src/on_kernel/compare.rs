@@ -207,8 +207,9 @@ impl Rules {
             return;
         }
         if !self.module || scale > 1 {
-            // io_uring makes the call that it likes. A fast path that gives up took its pins once, not once for
-            // each page of a run: only what is left can be scaled.
+            // io_uring makes the call that it likes, and a fast path that gives
+            // up took its pins once, not once for each page of a run: only what
+            // is left compares.
             let (model, kernel) = ((model.0 - model.1) * scale, ran.pins.0 - ran.pins.1);
             if model != kernel {
                 found.push(difference("pins held", model, kernel));
