@@ -58,13 +58,16 @@ const FREEDOMS: &[Freedom] = &[
         },
     },
     Freedom {
-        // Two VMAs that became alike are one in a kernel, which may have
-        // room for a huge page where the model's two have none.
+        // Two VMAs that became alike are one in a kernel. Where the model's two
+        // have no room for a huge page, it may have some; and fork() copies the
+        // entries of all of it if one page is anonymous.
         name: "VMAs merge",
         explains: |ops, d, _| {
             let changes = |op: &&Op| matches!(op.what, What::Mmap(..) | What::Mprotect(..));
+            let fork = ops.last().is_some_and(|op| matches!(op.what, What::Fork(..)));
             let huger = d.what == "huge" && d.model == "0" && d.kernel == "1";
-            huger && ops.iter().filter(changes).count() > 1
+            let more = d.what == "entry" && d.model == "nothing" && fork;
+            (huger || more) && ops.iter().filter(changes).count() > 1
         },
     },
     Freedom {
@@ -267,6 +270,11 @@ mod tests {
         assert_eq!(explains(new, &merge, &none(), &[]), None);
         assert_eq!(why(&merge[..1], &huge), None);
         assert_eq!(why(&merge, &difference("huge", "1", "0")), None);
+        let copied = difference("entry", "nothing", "something");
+        assert_eq!(why(&merge, &copied), None);
+        let fork: Vec<Op> = merge.iter().copied().chain(["fork m0 m1".parse().unwrap()]).collect();
+        assert_eq!(why(&fork, &Difference { op: 3, ..copied.clone() }), Some("VMAs merge"));
+        assert_eq!(why(&fork[2..], &Difference { op: 1, ..copied }), None);
         let full = difference("answer", "-> ENOMEM", "done");
         assert_eq!(why(&merge, &full), Some("the model's tables or files are full"));
         assert_eq!(why(&merge, &difference("answer", "-> EFAULT", "done")), None);
