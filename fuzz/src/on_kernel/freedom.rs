@@ -67,7 +67,7 @@ const FREEDOMS: &[Freedom] = &[
             let fork = ops.last().is_some_and(|op| matches!(op.what, What::Fork(..)));
             let huger = d.what == "huge" && d.model == "0" && d.kernel == "1";
             let more = d.what == "entry" && d.model == "nothing" && fork;
-            (huger || more) && ops.iter().filter(changes).count() > 1
+            huger && ops.iter().filter(changes).count() > 1 || more && side_by_side(ops)
         },
     },
     Freedom {
@@ -217,6 +217,17 @@ const SINCE_V5_15: &[Freedom] = &[
 /// Whether it is a call of mm/gup.c with all of these flags.
 fn calls(op: &Op, flags: Foll) -> bool {
     matches!(op.what, What::Call(c) if c.flags.contains(flags))
+}
+
+/// Whether memory was mapped or protected right behind some other.
+fn side_by_side(ops: &[Op]) -> bool {
+    let ranges = || {
+        ops.iter().filter_map(|op| match op.what {
+            What::Mmap(r, ..) | What::Mprotect(r, _) => Some(r),
+            _ => None,
+        })
+    };
+    ranges().any(|a| ranges().any(|b| a.mm == b.mm && a.page + a.pages == b.page))
 }
 
 /// Whether it stores, or makes a call that may.
