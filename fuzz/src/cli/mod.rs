@@ -10,7 +10,7 @@ mod confirm;
 mod conform;
 mod coverage;
 pub mod engine;
-mod folder;
+pub(crate) mod folder;
 mod judge;
 mod kernels;
 mod nightly;

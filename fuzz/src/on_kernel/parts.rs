@@ -6,12 +6,12 @@
 //! Nothing is installed; what has to be is named with the command that does
 //! it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::disks;
-use crate::cli::Failure;
+use crate::cli::{Failure, folder};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -22,6 +22,9 @@ const MODULE: [(&str, &str); 3] = [
     ("gupdev.h", include_str!("../../on-kernel/module/gupdev.h")),
     ("Kbuild", include_str!("../../on-kernel/module/Kbuild")),
 ];
+
+/// Our module without what a debugger needs.
+const STRIPPED: &str = "gupdev-stripped.ko";
 
 /// Where init runs.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -64,6 +67,7 @@ pub fn gather(root: &Path, choice: &Choice, wanted: bool) -> Result<Parts, Failu
     emulator()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let cache = target.join("on-kernel");
+    let _alone = alone(&cache)?;
     let (release, image, headers) = match choice {
         Choice::Debian(series) => debian(&cache, series)?,
         Choice::Own { image, headers } => own(image, headers.as_deref())?,
@@ -81,12 +85,21 @@ pub fn gather(root: &Path, choice: &Choice, wanted: bool) -> Result<Parts, Failu
     let initrd = dir.join(if module.is_ok() { "initrd" } else { "initrd-no-module" });
     let no_module = module.map(|ko| files.push(("gupdev.ko", 0o644, ko))).err();
     let archive = archive(&files).map_err(|e| Failure::new(e, "cargo gup confirm --help"))?;
-    // Another guest may be reading it.
     if fs::read(&initrd).ok().as_ref() != Some(&archive) {
         write(&initrd, &archive)?;
     }
     let disks = disks::make(&cache)?;
     Ok(Parts { release, image, initrd, disks, no_module })
+}
+
+/// Waits until nobody else makes parts there: tests do at once, and two
+/// runs of make(1) in one folder take each other's files away.
+fn alone(cache: &Path) -> Result<File, Failure> {
+    make_dir(cache)?;
+    let path = cache.join("lock");
+    let next = format!("ls -l {}", path.display());
+    let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    lock.map_err(|e| Failure::new(format!("{}: {e}", path.display()), next))
 }
 
 impl Parts {
@@ -263,20 +276,23 @@ fn build_module(dir: &Path, headers: &Path) -> Result<Vec<u8>, Failure> {
     for (name, text) in MODULE {
         let file = dir.join(name);
         if fs::read(&file).ok().as_deref() != Some(text.as_bytes()) {
-            write(&file, text.as_bytes())?;
             // What was built of the old text.
-            fs::remove_file(dir.join("gupdev.ko")).ok();
+            fs::remove_file(dir.join(STRIPPED)).ok();
+            write(&file, text.as_bytes())?;
         }
     }
-    let ko = dir.join("gupdev.ko");
+    let ko = dir.join(STRIPPED);
     if !ko.exists() {
         let (headers, m) = (headers.display(), format!("M={}", dir.display()));
         let next = format!("make -C {headers} {m} modules");
         let mut make = Command::new("make");
         make.args(["-s", "-C", &headers.to_string(), &m, "modules"]);
         run(&mut make, &next)?;
-        let strip = format!("strip -d {}", ko.display());
-        run(Command::new("strip").arg("-d").arg(&ko), &strip)?;
+        // Whole or not there, should we be killed.
+        let (built, part) = (dir.join("gupdev.ko"), dir.join("gupdev.part"));
+        let next = format!("strip -d {}", built.display());
+        run(Command::new("strip").arg("-d").arg("-o").args([&part, &built]), &next)?;
+        fs::rename(&part, &ko).map_err(|e| Failure::new(e, next))?;
     }
     fs::read(&ko).map_err(|e| Failure::new(format!("{}: {e}", ko.display()), "cargo gup confirm"))
 }
@@ -313,9 +329,10 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     fs::create_dir_all(dir).map_err(|e| Failure::new(format!("{}: {e}", dir.display()), next))
 }
 
+/// A guest that reads the old file goes on reading it.
 fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let next = format!("ls -l {}", file.display());
-    fs::write(file, bytes).map_err(|e| Failure::new(format!("{}: {e}", file.display()), next))
+    folder::write(file, bytes).map_err(|e| Failure::new(format!("{}: {e}", file.display()), next))
 }
 
 // ---- the archive ----
@@ -364,6 +381,17 @@ mod tests {
     fn releases_are_compared_by_number() {
         assert!(numbers("6.12.117+deb12-cloud-amd64") > numbers("6.12.99+deb13-cloud-amd64"));
         assert!(numbers("6.1.0-56-cloud-amd64") > numbers("6.1.0-9-cloud-amd64"));
+    }
+
+    #[test]
+    fn parts_are_made_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("on-kernel");
+        let first = alone(&cache).unwrap();
+        let second = File::open(cache.join("lock")).unwrap();
+        assert!(second.try_lock().is_err());
+        drop(first);
+        second.try_lock().unwrap();
     }
 
     #[test]
