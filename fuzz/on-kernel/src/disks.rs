@@ -23,6 +23,10 @@ pub fn attach() {
     let (Some(files), Some(swap)) = (wait_for(1), wait_for(2)) else { return };
     // As in the model, a fault reads one page.
     fs::write(format!("/sys/block/{files}/queue/read_ahead_kb"), "0").ok();
+    // A disk that has not written anything yet has no share of the dirty
+    // pages that may be: its first one would be written back at once.
+    // C: domain_over_bg_thresh()
+    fs::write(format!("/sys/block/{files}/bdi/min_ratio"), "50").ok();
     let source = format!("/dev/{files}");
     let (noatime, ext4) = (MsFlags::MS_NOATIME, Some("ext4"));
     // Without the disk there must be no folder either, which would be a
