@@ -159,6 +159,8 @@ impl Confirm {
             all.push((path.display().to_string(), confirmed));
         }
         if all.len() > 1 {
+            // Where they are seen: at the end.
+            all.sort_by_key(|(_, confirmed)| confirmed.bad);
             for (path, confirmed) in &all {
                 print!("{}", wrap(&confirmed.text, &format!("{path}: "), "    "));
             }
@@ -166,8 +168,11 @@ impl Confirm {
         let (boots, booting) = guest.boots();
         let (total, booting) = (start.elapsed().as_secs_f64(), booting.as_secs_f64());
         println!("{total:.1} s, {booting:.1} s of it for {boots} boots");
-        let bad = all.iter().any(|(_, c)| c.bad);
-        Ok(if bad { Verdict::Violated } else { Verdict::Held })
+        let bad = all.iter().filter(|(_, c)| c.bad).count();
+        if bad > 0 {
+            println!("VIOLATED: {bad} of {}", all.len());
+        }
+        Ok(if bad > 0 { Verdict::Violated } else { Verdict::Held })
     }
 
     fn confirm(
