@@ -8,6 +8,7 @@ use gup_core::history::{Base, Kernel};
 use gup_core::invariants::{
     Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
 };
+use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::huge_memory::split_huge_page_of;
 use gup_core::model::khugepaged::collapse;
@@ -141,11 +142,38 @@ fn a_thp_is_swapped_out_whole_and_comes_back_by_ptes() {
         let page = user_store(cpu, PARENT, PAGE_SIZE, 7).unwrap();
         swap_out(cpu, page).unwrap();
         assert!((0..HPAGE_PMD_NR).all(|i| leaf_at(cpu, PARENT, i * PAGE_SIZE).is_none()));
-        assert_eq!(user_load(cpu, PARENT, PAGE_SIZE), Ok((page, 7)));
-        // v6.12 maps all of it again, if it is all there.
+        let (back, data) = user_load(cpu, PARENT, PAGE_SIZE).unwrap();
+        assert_eq!(data, 7);
+        // v6.12 maps all of it again, if it is all there; v5.15 copies what is
+        // not its head.
         assert_eq!(leaf_at(cpu, PARENT, 0).is_some(), knows_exclusive(cpu));
+        assert_eq!(back == page, knows_exclusive(cpu));
+        let head = cpu.world.head_of(page);
+        assert_eq!(user_load(cpu, PARENT, 0), Ok((head, 0)));
         lru_add_drain_all(cpu);
         counts_add_up(cpu.world, cpu.kernel, cpu.world.head_of(page), Owned::default()).unwrap();
+    });
+}
+
+#[test]
+fn a_copy_of_a_tail_in_swap_is_its_process_own() {
+    with_process(Kind::AnonThp, |cpu| {
+        let page = user_store(cpu, PARENT, PAGE_SIZE, 7).unwrap();
+        swap_out(cpu, page).unwrap();
+        dup_mmap(cpu, PARENT, CHILD).unwrap();
+        if knows_exclusive(cpu) {
+            return;
+        }
+        // Without memory for it the fault fails, and can be had again.
+        cpu.begin_op(PARENT, Some(Fail { site: FailSite::Alloc, nth: 1 }));
+        assert!(user_store(cpu, PARENT, PAGE_SIZE, 8).is_err());
+        cpu.begin_op(PARENT, None);
+        let own = user_store(cpu, PARENT, PAGE_SIZE, 8).unwrap();
+        lru_add_drain_all(cpu);
+        let look = cpu.world.look(own);
+        assert_eq!((look.order, look.refcount, look.mapcount), (0, 1, 1));
+        assert_eq!(user_load(cpu, CHILD, PAGE_SIZE).map(|(_, data)| data), Ok(7));
+        assert_eq!(user_load(cpu, PARENT, PAGE_SIZE), Ok((own, 8)));
     });
 }
 

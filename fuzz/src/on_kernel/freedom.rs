@@ -12,7 +12,7 @@ use gup_core::model::zone::Prefer;
 
 use super::compare::Difference;
 use super::express::Version;
-use crate::exec::{State, Trace};
+use crate::exec::{SlotView, State, Trace};
 use crate::scenario::{Op, What};
 
 /// The freedom that explains what differs after an op, if one does: what it
@@ -168,6 +168,21 @@ const SINCE_V5_15: &[Freedom] = &[
         },
     },
     Freedom {
+        // One page of the model stands for 64. Of those in which a THP in the
+        // swap cache begins, ksm_might_need_to_copy() leaves the head alone
+        // and copies the others; the model does the same with its own pages.
+        name: "before 1486fb50136f only the very first page of a THP comes back from swap",
+        explains: |ops, d, state| {
+            let first = |v: &SlotView| {
+                v.order > 1 && !v.huge && u64::from(v.page.0).is_multiple_of(HPAGE_PMD_NR)
+            };
+            let begins = d.slot.and_then(|slot| state.slots.get(&slot)).is_some_and(first);
+            let counts = ["refcount", "mapcount", "pincount", "pages that differ in the run"];
+            let swapout = |op: &Op| matches!(op.what, What::Swapout(_));
+            counts.contains(&d.what) && begins && ops.iter().any(swapout)
+        },
+    },
+    Freedom {
         name: "64fe24a3e05e: mprotect() makes the entries of exclusive pages writable",
         explains: |ops, d, _| {
             let to = |op: &Op| matches!(op.what, What::Mprotect(_, Prot::ReadWrite));
@@ -249,8 +264,10 @@ fn pins(op: &Op, flags: Foll) -> bool {
 #[cfg(test)]
 mod tests {
     use gup_core::history::Kernel;
+    use gup_core::model::mm::MmId;
 
     use super::*;
+    use crate::exec::Slot;
     use crate::on_kernel::compare::model;
 
     fn difference(what: &'static str, model: &str, kernel: &str) -> Difference {
@@ -380,6 +397,30 @@ mod tests {
         assert_eq!(writable(&[store, protect], "1", "0"), None);
         assert_eq!(writable(&[store, "mprotect m0 0x0 1 r"], "0", "1"), None);
         assert_eq!(why(&[store, protect], old, "contents", "zeroes", "store 1"), None);
+    }
+
+    #[test]
+    fn a_thp_comes_back_from_swap_as_it_is_by_its_head_alone() {
+        let why = |lines: &[&str], page, what| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let trace = model(Kernel::fixed(Base::V5_15), &ops);
+            let slot = Some(Slot::Mapped(MmId(0), page));
+            let d = Difference { op: ops.len() - 1, slot, ..difference(what, "576", "513") };
+            let why = |version| explains(version, &ops, &trace, std::slice::from_ref(&d));
+            assert_eq!(why(Version(6, 12)), None);
+            why(Version(6, 1))
+        };
+        let lines = [
+            "mmap m0 0x0 8 rw private anon thp",
+            "write m0 0x0 8",
+            "swapout m0 0x0",
+            "read m0 0x0 2",
+        ];
+        assert!(why(&lines, 0, "refcount").is_some());
+        assert_eq!(why(&lines, 1, "refcount"), None);
+        assert_eq!(why(&lines, 0, "contents"), None);
+        assert_eq!(why(&lines[..2], 0, "refcount"), None);
+        assert_eq!(why(&[&lines[..2], &["split_huge_pmd m0 0x0"]].concat(), 0, "refcount"), None);
     }
 
     #[test]

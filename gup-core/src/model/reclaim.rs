@@ -4,34 +4,38 @@
 //! Duplicated: what shrink_page_list() does with one anonymous page up to the
 //! write to swap: into the swap cache, but not if it may be pinned; all
 //! mappings become swap entries, which on v6.12 remember exclusivity;
-//! do_swap_page() and the rules by which it may map the page writable.
+//! do_swap_page() and the rules by which it may map the page writable; on v5.15
+//! that it copies each page of a THP but the first, which KSM's check of
+//! page->index takes for the page of another place.
 //! Customised: the page that the scenario names is taken, whatever its age;
 //! the write never happens, so the page stays in the swap cache; a THP that
-//! finds no room in swap is left alone instead of split. Stubbed: files,
-//! memory cgroups, mlock, KSM.
+//! finds no room in swap is left alone instead of split; the index of a tail,
+//! which in the kernel is that of the frame's last use, is never the right one.
+//! Stubbed: files, memory cgroups, mlock, what KSM merged.
 
 use super::cpu::Cpu;
 use super::folio::page_anon_exclusive;
 use super::huge_memory::can_split_huge_page;
 use super::limits::{HPAGE_PMD_NR, MAX_FRAMES, PAGE_SIZE, PMD_SIZE};
-use super::lru::{isolate_lru_page, lru_add_drain, putback_lru_page};
-use super::memory::{cow_broken, do_wp_page};
+use super::lru::{isolate_lru_page, lru_add_drain, lru_cache_add, putback_lru_page};
+use super::memory::{copy_highpage, cow_broken, do_wp_page};
 use super::migrate::isolated_stat;
 use super::mm::{Vma, mmap_read_unlock};
 use super::page::{
     Page, compound_head, compound_nr, get_page_unless_gone, lock_page, page_anon, page_compound,
     page_count, page_lru, page_mapcount, page_maybe_dma_pinned, page_ref_add, put_page,
-    total_mapcount, trylock_page, unlock_page,
+    set_page_dirty, total_mapcount, trylock_page, unlock_page,
 };
 use super::pgtable::{PmdPtr, Pte, PtePtr, pte_offset_map, pte_offset_map_lock, pte_unmap_unlock};
-use super::rmap::{Rmap, page_add_anon_rmap, try_to_unmap};
+use super::rmap::{Rmap, page_add_anon_rmap, page_add_new_anon_rmap, try_to_unmap};
 use super::swap::{
     SwapSlot, add_to_swap, in_swap_cache, page_swapcount, swap_cache_get_folio, swap_cache_page,
     swap_free, try_to_free_swap, try_to_reclaim_swap,
 };
 use super::vmstat::mod_node_page_state;
+use super::zone::alloc_pages;
 use crate::errno::Errno;
-use crate::flags::{FaultFlag, VmFault, VmFlags};
+use crate::flags::{FaultFlag, GFP_HIGHUSER_MOVABLE, VmFault, VmFlags};
 use crate::history::{Base, Defect};
 
 /// Swaps the page out that the caller found mapped.
@@ -119,11 +123,22 @@ pub(crate) fn do_swap_page(
     if cpu.since(Base::V6_12) && write && !page_lru(cpu, head) {
         lru_add_drain(cpu);
     }
+    if swap_cache_page(cpu, slot) != Some(page) {
+        release(cpu, head);
+        return VmFault::empty();
+    }
+    let Some(mapped) = ksm_might_need_to_copy(cpu, page, head) else {
+        release(cpu, head);
+        return VmFault::OOM;
+    };
+    let copied = mapped != page;
     let (ptep, ptl) = pte_offset_map_lock(cpu, pmdp.read(cpu), addr);
-    if ptep.read(cpu) != orig || swap_cache_page(cpu, slot) != Some(page) {
+    if ptep.read(cpu) != orig {
         pte_unmap_unlock(cpu, ptep, ptl);
-        unlock_page(cpu, head);
-        put_page(cpu, head);
+        if copied {
+            release(cpu, mapped);
+        }
+        release(cpu, head);
         return VmFault::empty();
     }
     let new = cpu.since(Base::V6_12);
@@ -131,10 +146,12 @@ pub(crate) fn do_swap_page(
     cpu.bug_on(stale, at, "folio_test_anon(folio) && PageAnonExclusive(page)");
     let mine = if new {
         Mine::since_v6_12(cpu, vma, pmdp, addr, orig, page, slot, write)
+    } else if copied {
+        Mine::copy(cpu, slot, write)
     } else {
         Mine::v5_15(cpu, page, slot, write)
     };
-    let mut pte = Pte::mk(page, vma.flags);
+    let mut pte = Pte::mk(mapped, vma.flags);
     if mine.exclusive && vma.flags.contains(VmFlags::WRITE) && (new || write) {
         pte = pte.mkwrite();
         if write {
@@ -142,13 +159,38 @@ pub(crate) fn do_swap_page(
             flags -= FaultFlag::WRITE;
         }
     }
-    mine.map(cpu, pmdp, addr, page, pte);
-    unlock_page(cpu, head);
+    mine.map(cpu, pmdp, addr, mapped, pte);
+    unlock_page(cpu, mapped);
+    if copied {
+        release(cpu, head);
+    }
     if flags.contains(FaultFlag::WRITE) {
         return do_wp_page(cpu, vma, ptep, ptl, addr, pte, flags);
     }
     pte_unmap_unlock(cpu, ptep, ptl);
     if write { cow_broken(cpu) } else { VmFault::empty() }
+}
+
+/// What the fault is to map: the page, or a locked copy of it; `None` without
+/// memory for that. A tail of a THP has no index of its own, which looks as if
+/// KSM had merged it. Since 1486fb50136f (v6.8) that is asked of small pages
+/// only. C: ksm_might_need_to_copy(), mm/ksm.c
+fn ksm_might_need_to_copy(cpu: &Cpu, page: Page, head: Page) -> Option<Page> {
+    if cpu.since(Base::V6_12) || page == head {
+        return Some(page);
+    }
+    let new = alloc_pages(cpu, GFP_HIGHUSER_MOVABLE, 0)?;
+    copy_highpage(cpu, new, page);
+    set_page_dirty(cpu, new);
+    // C: __SetPageLocked()
+    trylock_page(cpu, new);
+    Some(new)
+}
+
+/// Unlocks the page and gives the reference back.
+fn release(cpu: &Cpu, head: Page) {
+    unlock_page(cpu, head);
+    put_page(cpu, head);
 }
 
 /// Locks the page, or says how the fault ends if it has to wait.
@@ -171,6 +213,8 @@ fn folio_lock_or_retry(cpu: &Cpu, vma: &Vma, head: Page, flags: FaultFlag) -> Re
 struct Mine {
     /// Nobody else maps or uses it.
     exclusive: bool,
+    /// It is a copy, which nobody has seen yet.
+    copied: bool,
     /// Pages before the one of the fault that are mapped, too.
     before: u64,
     /// Pages mapped in all.
@@ -201,7 +245,12 @@ impl Mine {
         if write && page_count(cpu, head) == 1 + compound_nr(cpu, head) as i32 {
             try_to_free_swap(cpu, head);
         }
-        Mine { exclusive: orig.swp_exclusive() || page_count(cpu, head) == 1, before, nr }
+        Mine {
+            exclusive: orig.swp_exclusive() || page_count(cpu, head) == 1,
+            copied: false,
+            before,
+            nr,
+        }
     }
 
     /// The mappings and swap entries tell, on the fixed kernel the references.
@@ -219,7 +268,13 @@ impl Mine {
             }
             write && page_count(cpu, head) == 1
         };
-        Mine { exclusive, before: 0, nr: 1 }
+        Mine { exclusive, copied: false, before: 0, nr: 1 }
+    }
+
+    /// A copy is nobody else's; on v5.15 only a write maps it as such.
+    fn copy(cpu: &Cpu, slot: SwapSlot, write: bool) -> Mine {
+        swap_free(cpu, slot);
+        Mine { exclusive: write, copied: true, before: 0, nr: 1 }
     }
 
     /// Sets the entries. The reference of the fault becomes that of a mapping.
@@ -230,7 +285,12 @@ impl Mine {
         let rmap = if self.exclusive { Rmap::Exclusive } else { Rmap::None };
         let first = Page(page.0 - self.before as u16);
         for i in 0..self.nr {
-            page_add_anon_rmap(cpu, first.nth(i), false, rmap);
+            if self.copied {
+                page_add_new_anon_rmap(cpu, page, addr, false);
+                lru_cache_add(cpu, page);
+            } else {
+                page_add_anon_rmap(cpu, first.nth(i), false, rmap);
+            }
         }
         let pmd = pmdp.read(cpu);
         for i in 0..self.nr {
