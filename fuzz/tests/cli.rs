@@ -283,13 +283,20 @@ fn what_a_guest_lacks_is_named_with_the_command_that_gets_it() {
     let knows = format!("echo linux-image-{release} - Linux");
     let image = ["--vmlinux", "no-such-image"];
     type Tools<'a> = &'a [(&'a str, &'a str)];
-    let lacks: [(Tools, &[&str], &str, &str); 6] = [
+    let setpriv = ("setpriv", "");
+    let lacks: [(Tools, &[&str], &str, &str); 7] = [
         (&[], &[], "qemu-system-x86_64 is not there", "sudo apt-get install qemu-system-x86"),
-        (&[(qemu, "")], &[], "apt-cache: ", "confirm --vmlinux FILE --headers FOLDER"),
-        (&[(qemu, ""), (apt_cache, "")], &[], "linux-image-6.12.*", "sudo apt-get update"),
-        (&[(qemu, ""), (apt_cache, &knows)], &[], "apt-get: ", "apt-get download linux-image-"),
-        (&[(qemu, "")], &image, "no-such-image: ", "cargo gup confirm --help"),
-        (&[(qemu, "")], &["--headers", "x"], "--vmlinux", "--help"),
+        (&[(qemu, "")], &[], "setpriv --pdeathsig is not there", "apt-get install util-linux"),
+        (&[(qemu, ""), setpriv], &[], "apt-cache: ", "confirm --vmlinux FILE --headers FOLDER"),
+        (&[(qemu, ""), setpriv, (apt_cache, "")], &[], "linux-image-6.12.*", "apt-get update"),
+        (
+            &[(qemu, ""), setpriv, (apt_cache, &knows)],
+            &[],
+            "apt-get: ",
+            "apt-get download linux-image-",
+        ),
+        (&[(qemu, ""), setpriv], &image, "no-such-image: ", "cargo gup confirm --help"),
+        (&[(qemu, ""), setpriv], &["--headers", "x"], "--vmlinux", "--help"),
     ];
     for (tools, args, what, next) in lacks {
         let ran = confirm_with(tools, args);

@@ -7,9 +7,9 @@
 //! those are, and says so where not.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio, id};
+use std::time::{Duration, Instant};
 
 use gup_fuzz::on_kernel::machine::{Guest, ProgramRun, Trouble};
 use gup_fuzz::on_kernel::parts::{Choice, QEMU, compile, gather};
@@ -24,17 +24,17 @@ fn with_program(name: &str, text: &str) -> Guest {
     guest
 }
 
-/// QEMUs that are children of this process.
-fn emulators() -> usize {
+/// QEMUs that are children of a process.
+fn emulators(of: u32) -> Vec<PathBuf> {
     let ours = |dir: &Path| {
         let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
         // Its name, in parentheses, its state, its parent.
         let (name, rest) = stat.rsplit_once(')')?;
         let parent = rest.split_whitespace().nth(1)?;
-        (name.contains(&QEMU[..15]) && parent == std::process::id().to_string()).then_some(())
+        (name.contains(&QEMU[..15]) && parent == of.to_string()).then_some(())
     };
     let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    all.filter(|entry| ours(&entry.path()).is_some()).count()
+    all.map(|entry| entry.path()).filter(|dir| ours(dir).is_some()).collect()
 }
 
 /// Runs a program that ends its guest; then a scenario, for which there must
@@ -43,14 +43,14 @@ fn misbehaves(name: &str, text: &str) -> ProgramRun {
     let mut guest = with_program(name, text);
     guest.silence = Duration::from_secs(20);
     let run = guest.exec(name).unwrap();
-    assert_eq!((emulators(), guest.boots().0), (0, 1), "{run:?}");
+    assert_eq!((emulators(id()).len(), guest.boots().0), (0, 1), "{run:?}");
     let ops = ["mmap m0 0x0 1 rw private anon", "h0 = pin_user_pages m0 0x0 1 FOLL_WRITE"];
     let ops: Vec<Op> = ops.map(|l| l.parse().unwrap()).into();
     let next = guest.run(&ops, 1).unwrap();
     assert_eq!(next.ops[1].answer, Answer::Returned(1), "{next:?}");
-    assert_eq!((emulators(), guest.boots().0), (1, 2));
+    assert_eq!((emulators(id()).len(), guest.boots().0), (1, 2));
     drop(guest);
-    assert_eq!(emulators(), 0, "a stray process");
+    assert_eq!(emulators(id()).len(), 0, "a stray process");
     run
 }
 
@@ -120,6 +120,36 @@ fn confirm(args: &[&str], text: &str) -> (String, Option<i32>) {
     let output = command.arg("confirm").args(args).arg(&file).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     (format!("{}{error}", String::from_utf8_lossy(&output.stdout)), output.status.code())
+}
+
+/// Waits until something is so.
+fn wait_until(what: &str, is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(60), "never {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The guest itself powers off only where it runs, and after a while.
+#[test]
+#[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
+fn no_emulator_is_left_if_we_are_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("scenario.gup");
+    fs::write(&file, PLAIN).unwrap();
+    // All that a boot needs is there from now on.
+    drop(with_program("nothing", "int main(void) { return 0; }"));
+    let mut gup = Command::new(env!("CARGO_BIN_EXE_gup"));
+    let gup = gup.arg("confirm").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut gup = gup.spawn().unwrap();
+    wait_until("booted", || !emulators(gup.id()).is_empty());
+    let qemu = emulators(gup.id());
+    gup.kill().unwrap();
+    gup.wait().unwrap();
+    let killed = Instant::now();
+    wait_until("gone", || qemu.iter().all(|dir| !dir.exists()));
+    assert!(killed.elapsed() < Duration::from_secs(20), "it went by itself");
 }
 
 /// Without its line breaks.

@@ -3,8 +3,8 @@
 //!
 //! Many scenarios run in one boot. After a WARN, or when the guest crashed,
 //! hung or flooded its console, the next one gets a fresh boot. Whatever
-//! happens, QEMU is gone when its [`Guest`] is; if we are killed, the guest
-//! powers off when nobody has asked for anything for a while.
+//! happens, QEMU is gone when its [`Guest`] is, or the thread that booted it:
+//! also if we are killed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::disks;
-use super::parts::{Parts, QEMU};
+use super::parts::{Parts, QEMU, emulator};
 use super::wire::{Answer, EXEC, GO, Line, RUN, Seen};
 use crate::cli::Failure;
 use crate::exec::Slot;
@@ -177,7 +177,7 @@ impl Drop for Machine {
 impl Machine {
     /// Boots and waits until the guest takes scenarios.
     fn boot(parts: &Parts, console: &Path, silence: Duration) -> Result<Machine, Failure> {
-        let mut qemu = Command::new(QEMU);
+        let mut qemu = emulator();
         for (i, size) in NODES.iter().enumerate() {
             qemu.arg("-object").arg(format!("memory-backend-ram,id=ram{i},size={size}"));
             let cpus = if i == 0 { ",cpus=0" } else { "" };

@@ -64,7 +64,7 @@ pub struct Parts {
 /// # Errors
 /// Names the package or tool that is missing and the command that gets it.
 pub fn gather(root: &Path, choice: &Choice, wanted: bool) -> Result<Parts, Failure> {
-    emulator()?;
+    emulator_is_there()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let cache = target.join("on-kernel");
     let _alone = alone(&cache)?;
@@ -138,14 +138,30 @@ pub fn compile(text: &str) -> Result<Vec<u8>, Failure> {
 /// What a guest with the newest kernel of a series lacks that only the user
 /// can install.
 pub fn missing(series: &str) -> Option<Failure> {
-    let found = emulator().and_then(|()| releases(series));
+    let found = emulator_is_there().and_then(|()| releases(series));
     found.and_then(|releases| with_headers(&releases).map(drop)).err()
 }
 
-fn emulator() -> Result<(), Failure> {
-    let there = Command::new(QEMU).arg("--version").output().is_ok();
-    let next = "sudo apt-get install qemu-system-x86";
-    there.then_some(()).ok_or_else(|| Failure::new(format!("{QEMU} is not there"), next))
+/// Starts the emulator so that it is killed when the thread that starts it is
+/// gone, however that comes about. C: PR_SET_PDEATHSIG, prctl(2)
+pub(super) fn emulator() -> Command {
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL", QEMU]);
+    qemu
+}
+
+fn emulator_is_there() -> Result<(), Failure> {
+    let answers = |mut c: Command| c.arg("--version").output().is_ok_and(|o| o.status.success());
+    let none = |what, package| {
+        Failure::new(format!("{what} is not there"), format!("sudo apt-get install {package}"))
+    };
+    if !answers(Command::new(QEMU)) {
+        return Err(none(QEMU, "qemu-system-x86"));
+    }
+    match answers(emulator()) {
+        true => Ok(()),
+        false => Err(none("setpriv --pdeathsig", "util-linux")),
+    }
 }
 
 /// A kernel: its release, its image, and its headers or why there are none.
