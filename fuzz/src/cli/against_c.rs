@@ -63,11 +63,12 @@ impl AgainstC {
 #[cfg(feature = "real-gup")]
 mod with_c {
     use std::fmt::Write;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
     use std::thread;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::AgainstC;
+    use crate::cli::progress::Progress;
     use crate::cli::replay::read;
     use crate::cli::{Failure, Outcome, Verdict, thousands};
     use crate::exec::against::{Alike, Difference, OpsRun};
@@ -75,6 +76,17 @@ mod with_c {
     use crate::real::{PortAgainstC, against_c, base, differences, explain, kernel};
     use crate::repro::report::wrap;
     use crate::scenario::{MAX_OPS, Op, Scenario};
+
+    /// A worker tells of so many ops at once.
+    const AT_ONCE: u64 = 1000;
+
+    /// What workers tell.
+    enum Event {
+        /// So many ops were compared.
+        Ops(u64),
+        /// Port and C part there.
+        Differs(String),
+    }
 
     impl AgainstC {
         pub(in crate::cli) fn run(self) -> Outcome {
@@ -116,20 +128,36 @@ mod with_c {
             Ok((None, against.ops_run()))
         }
 
+        fn line(&self, done: u64, at: Duration) -> String {
+            let rate = done as f64 / at.as_secs_f64().max(0.001);
+            let rate = thousands(rate as u64);
+            format!("{} of {} ops, {rate} a second", thousands(done), thousands(self.ops))
+        }
+
         /// Random scenarios, until one differs or the ops are run.
         fn random(&self) -> (Option<String>, OpsRun) {
             let cores = || thread::available_parallelism().map_or(1, usize::from) as u64;
             let jobs = self.jobs.map_or_else(cores, u64::from);
-            let (send, told) = channel();
+            let (send, events) = channel();
+            let (mut done, mut told, mut progress) = (0, None, Progress::new());
             let ops = thread::scope(|scope| {
                 let work = (0..jobs).map(|n| {
                     let (send, seed, ops) = (send.clone(), self.seed + n, self.ops / jobs);
-                    scope.spawn(move || worker(seed, ops, |told| drop(send.send(told))))
+                    scope.spawn(move || worker(seed, ops, &send))
                 });
                 let work: Vec<_> = work.collect();
+                drop(send);
+                for event in events {
+                    match event {
+                        Event::Ops(n) => done += n,
+                        Event::Differs(text) => drop(told.get_or_insert(text)),
+                    }
+                    progress.show(|at| self.line(done, at));
+                }
+                progress.finish();
                 work.into_iter().map(|w| w.join().unwrap_or_default()).sum()
             });
-            (told.try_recv().ok(), ops)
+            (told, ops)
         }
     }
 
@@ -164,10 +192,11 @@ mod with_c {
     }
 
     /// Half of the scenarios have windows; half are earlier ones changed.
-    fn worker(seed: u64, ops: u64, tell: impl Fn(String)) -> OpsRun {
+    fn worker(seed: u64, ops: u64, tell: &Sender<Event>) -> OpsRun {
         let mut against = against_c();
         let mut generator = Generator::new(seed, base());
         let (mut scenario, mut n) = (Scenario::default(), 0u64);
+        let mut told = 0;
         while against.ops_run().compared() < ops {
             n += 1;
             match n % 8 {
@@ -178,9 +207,15 @@ mod with_c {
                 _ => generator.aim(&mut scenario, against.steps_of_windowed()),
             }
             scenario.ops.truncate(MAX_OPS);
-            if let Some(told) = compare(&mut against, &scenario.ops) {
-                tell(told);
+            if let Some(text) = compare(&mut against, &scenario.ops) {
+                // Who listens does so until the last worker is done.
+                tell.send(Event::Differs(text)).ok();
                 break;
+            }
+            let untold = against.ops_run().compared() - told;
+            if untold >= AT_ONCE {
+                tell.send(Event::Ops(untold)).ok();
+                told += untold;
             }
         }
         against.ops_run()

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use gup_core::flags::Foll;
 use gup_core::history::Kernel;
-use indicatif::ProgressBar;
 
 use super::confirm::{OnKernel, beside};
+use super::progress::Progress;
 use super::{Failure, Outcome, Verdict, quoted, thousands};
 use crate::exec::{Finding, State};
 use crate::generators::Generator;
@@ -93,6 +93,20 @@ struct Tally {
     groups: BTreeMap<Key, Group>,
 }
 
+impl Tally {
+    fn line(&self, done: u64, of: u64, at: Duration) -> String {
+        let rate = done as f64 / at.as_secs_f64().max(0.001);
+        let differ: u64 = self.groups.values().map(|g| g.count).sum();
+        format!(
+            "{} of {} scenarios, {rate:.1} a second, {} equal, {} free to differ, {differ} differ",
+            thousands(done),
+            thousands(of),
+            thousands(self.equal),
+            thousands(self.free.values().sum()),
+        )
+    }
+}
+
 impl Conform {
     pub(super) fn run(self) -> Outcome {
         let start = Instant::now();
@@ -106,14 +120,14 @@ impl Conform {
         let mut generator = Generator::new(self.seed, kernel.base());
         let mut scenario = Scenario::default();
         let mut tally = Tally::default();
-        let bar = ProgressBar::new(self.scenarios);
+        let mut progress = Progress::new();
         for n in 0..self.scenarios {
             generator.scenario(&mut scenario);
             let ops = fit_for_a_guest(kernel, expressible(&scenario.ops, version));
             self.one(n, &ops, &mut both, &mut tally)?;
-            bar.inc(1);
+            progress.show(|at| tally.line(n + 1, self.scenarios, at));
         }
-        bar.finish_and_clear();
+        progress.finish();
         self.print(&both, &tally, ready, start.elapsed());
         Ok(if tally.groups.is_empty() { Verdict::Held } else { Verdict::Violated })
     }

@@ -14,6 +14,7 @@ pub(crate) mod folder;
 mod judge;
 mod kernels;
 mod nightly;
+mod progress;
 mod replay;
 mod test;
 

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use gup_core::history::{Defect, Kernel};
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::engine::{
     Event, Features, Hit, Job, PANIC, Target, USUAL, caught, keep_panics_quiet, spawn,
 };
 use super::folder::Folder;
+use super::progress::Progress;
 use super::{
     Failure, Outcome, Verdict, fits, fixed, print_json, quoted, root, subject_option, thousands,
 };
@@ -31,9 +31,6 @@ use crate::repro::minimise::minimise;
 use crate::repro::report::{Culprit, explain, known, page_table, report, subject_text};
 use crate::scenario::{Op, Scenario};
 use crate::subject::Chosen;
-
-/// How often progress is told where nobody watches.
-const PLAIN_PROGRESS: Duration = Duration::from_secs(15);
 
 /// Fuzzes every target and writes what it finds into a folder.
 #[derive(Args, Debug)]
@@ -116,6 +113,20 @@ struct Found {
 }
 
 impl Summary {
+    /// How it stands, of a night of this length.
+    fn line(&self, at: Duration, length: Duration) -> String {
+        let rate = self.executions as f64 / at.as_secs_f64().max(0.001);
+        format!(
+            "{:.0} of {:.0} s, {} executions, {} a second, {} in the corpus, {} findings",
+            at.as_secs_f64(),
+            length.as_secs_f64(),
+            thousands(self.executions),
+            thousands(rate as u64),
+            thousands((self.corpus_loaded + self.corpus_new) as u64),
+            self.findings.len()
+        )
+    }
+
     /// The first finding that is not known of the text that ran.
     fn news(&self) -> Option<&Found> {
         self.findings.iter().find(|f| !f.known)
@@ -157,7 +168,7 @@ impl Nightly {
             seen: Features::new(),
             unsaved: Vec::new(),
             corpus_broken: false,
-            progress: Progress::new(length),
+            progress: Progress::new(),
             summary,
         };
         let summary = night.run(loaded)?;
@@ -262,7 +273,7 @@ impl Night {
                 Err(RecvTimeoutError::Timeout) => self.save_one(),
                 Err(RecvTimeoutError::Disconnected) => return "the end of all workers",
             }
-            self.progress.show(self.start.elapsed(), &self.summary);
+            self.progress.show(|at| self.summary.line(at, self.length));
         }
     }
 
@@ -486,54 +497,6 @@ fn markdown(s: &Summary, out: &Path) -> String {
 fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
-}
-
-/// A live line on a terminal, now and then a line elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    length: Duration,
-    next_line: Duration,
-}
-
-impl Progress {
-    fn new(length: Duration) -> Self {
-        // Hides itself where the standard error is no terminal.
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(Duration::from_millis(250));
-        Progress { bar, length, next_line: PLAIN_PROGRESS.min(length / 2) }
-    }
-
-    fn show(&mut self, now: Duration, s: &Summary) {
-        let rate = s.executions as f64 / now.as_secs_f64().max(0.001);
-        let line = format!(
-            "{:.0} of {:.0} s, {} executions, {} a second, {} in the corpus, {} findings",
-            now.as_secs_f64(),
-            self.length.as_secs_f64(),
-            thousands(s.executions),
-            thousands(rate as u64),
-            thousands((s.corpus_loaded + s.corpus_new) as u64),
-            s.findings.len()
-        );
-        if !self.bar.is_hidden() {
-            self.bar.set_message(line);
-        } else if now >= self.next_line {
-            self.next_line += PLAIN_PROGRESS;
-            eprintln!("{line}");
-        }
-    }
-
-    /// A line that stays.
-    fn say(&self, text: &str) {
-        if self.bar.is_hidden() {
-            eprintln!("{text}");
-        } else {
-            self.bar.println(text);
-        }
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
 }
 
 #[cfg(test)]
