@@ -43,8 +43,8 @@ pub trait Subject {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Port;
 
-/// Gives pages back through one of the two texts of v6.12's functions.
-macro_rules! unpin_v6_12 {
+/// Gives pins back through the functions of a text that take pages.
+macro_rules! unpin_pages {
     ($gup:path, $cpu:expr, $how:expr, $pages:expr) => {{
         use $gup as gup;
         let (cpu, how, pages): (&Cpu, Unpin, &[Page]) = ($cpu, $how, $pages);
@@ -60,21 +60,28 @@ macro_rules! unpin_v6_12 {
                     gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
                 }
             }
-            Unpin::Folio => folios(cpu, pages).for_each(|folio| gup::unpin_folio(cpu, folio)),
-            Unpin::Folios => {
-                let folios: Vec<Folio> = folios(cpu, pages).collect();
-                gup::unpin_folios(cpu, &folios, Ok(folios.len()));
-            }
+            // The executor skips what the base does not have.
+            Unpin::Folio | Unpin::Folios | Unpin::UserFolio | Unpin::FoliosError => {}
+        }
+    }};
+}
+
+/// The same of a text that also has functions that take folios.
+macro_rules! unpin {
+    ($gup:path, $cpu:expr, $how:expr, $pages:expr) => {{
+        use $gup as of_folios;
+        let (cpu, pages): (&Cpu, &[Page]) = ($cpu, $pages);
+        let all = || folios(cpu, pages).collect::<Vec<Folio>>();
+        match $how {
+            Unpin::Folio => all().into_iter().for_each(|f| of_folios::unpin_folio(cpu, f)),
+            Unpin::Folios => of_folios::unpin_folios(cpu, &all(), Ok(pages.len())),
             Unpin::UserFolio => {
-                let folios: Vec<Folio> = folios(cpu, pages).collect();
-                for run in folios.chunk_by(|a, b| a == b) {
-                    gup::unpin_user_folio(cpu, run[0], run.len());
+                for run in all().chunk_by(|a, b| a == b) {
+                    of_folios::unpin_user_folio(cpu, run[0], run.len());
                 }
             }
-            Unpin::FoliosError => {
-                let folios: Vec<Folio> = folios(cpu, pages).collect();
-                gup::unpin_folios(cpu, &folios, Err(Errno::ENOMEM));
-            }
+            Unpin::FoliosError => of_folios::unpin_folios(cpu, &all(), Err(Errno::ENOMEM)),
+            how => unpin_pages!($gup, cpu, how, pages),
         }
     }};
 }
@@ -89,8 +96,8 @@ impl Subject for Port {
 
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         match cpu.kernel.base() {
-            Base::V5_15 => unpin_v5_15(cpu, how, pages),
-            Base::V6_12 => unpin_v6_12!(gup_core::gup::v6_12, cpu, how, pages),
+            Base::V5_15 => unpin_pages!(gup_core::gup::v5_15, cpu, how, pages),
+            Base::V6_12 => unpin!(gup_core::gup::v6_12, cpu, how, pages),
         }
     }
 
@@ -133,25 +140,6 @@ fn call_v5_15(cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
         Call::PinUserPagesFastOnly => {
             Ok(gup::pin_user_pages_fast_only(cpu, start, nr, flags, pages.unwrap_or_default()))
         }
-    }
-}
-
-fn unpin_v5_15(cpu: &Cpu, how: Unpin, pages: &[Page]) {
-    use gup_core::gup::v5_15 as gup;
-    match how {
-        Unpin::Page => pages.iter().for_each(|&p| gup::unpin_user_page(cpu, p)),
-        Unpin::Pages => gup::unpin_user_pages(cpu, pages, Ok(pages.len())),
-        Unpin::DirtyLock => gup::unpin_user_pages_dirty_lock(cpu, pages, true),
-        Unpin::PagesClean => gup::unpin_user_pages_dirty_lock(cpu, pages, false),
-        Unpin::PagesError => gup::unpin_user_pages(cpu, pages, Err(Errno::ENOMEM)),
-        Unpin::RangeDirtyLock | Unpin::RangeClean => {
-            for run in runs(pages) {
-                let make_dirty = how == Unpin::RangeDirtyLock;
-                gup::unpin_user_page_range_dirty_lock(cpu, run[0], run.len(), make_dirty);
-            }
-        }
-        // The executor skips what the base does not have.
-        Unpin::Folio | Unpin::Folios | Unpin::UserFolio | Unpin::FoliosError => {}
     }
 }
 
@@ -264,45 +252,38 @@ fn c_text() -> String {
 }
 
 impl Subject for Chosen {
-    #[cfg(feature = "real-gup")]
     fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
         match self {
             Chosen::Port => Port.call(cpu, op, args),
             Chosen::C => RealGup.call(cpu, op, args),
         }
     }
-    #[cfg(feature = "real-gup")]
+
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
         match self {
             Chosen::Port => Port.unpin(cpu, how, pages),
             Chosen::C => RealGup.unpin(cpu, how, pages),
         }
     }
-    #[cfg(feature = "real-gup")]
+
     fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
         match self {
             Chosen::Port => Port.add_pin(cpu, pages),
             Chosen::C => RealGup.add_pin(cpu, pages),
         }
     }
-    // The front end starts a build that has the C, so that here it is the port.
-    #[cfg(not(feature = "real-gup"))]
-    fn call(&self, cpu: &Cpu, op: &CallOp, args: Args<'_>) -> CallResult {
-        Port.call(cpu, op, args)
-    }
-    #[cfg(not(feature = "real-gup"))]
-    fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
-        Port.unpin(cpu, how, pages);
-    }
-    #[cfg(feature = "real-gup")]
+
     fn lacks(&self, what: &What) -> bool {
-        *self == Chosen::C && RealGup.lacks(what)
-    }
-    #[cfg(not(feature = "real-gup"))]
-    fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
-        Port.add_pin(cpu, pages);
+        match self {
+            Chosen::Port => Port.lacks(what),
+            Chosen::C => RealGup.lacks(what),
+        }
     }
 }
+
+/// Nobody gets to it: the front end starts a build that has the C.
+#[cfg(not(feature = "real-gup"))]
+use Port as RealGup;
 
 /// mm/gup.c itself, of the kernel tree that this was built with.
 #[cfg(feature = "real-gup")]
@@ -349,7 +330,7 @@ impl Subject for RealGup {
     }
 
     fn unpin(&self, cpu: &Cpu, how: Unpin, pages: &[Page]) {
-        unpin_v6_12!(real_gup, cpu, how, pages);
+        unpin!(real_gup, cpu, how, pages);
     }
 
     fn add_pin(&self, cpu: &Cpu, pages: &[Page]) {
