@@ -40,7 +40,8 @@ pub fn read(
 
 /// reliability: an address that a pin is tied to still maps the pinned page.
 pub fn ties(cpu: &Cpu, ledger: &Ledger) -> Option<Violation> {
-    let touched = cpu.touched();
+    // Nobody counts the mappings of the zero page: losing one is no touch.
+    let touched = cpu.touched() | cpu.world.zero_page().bit();
     if touched & ledger.tied_frames() == 0 {
         // Only a page that lost a mapping can have come loose, and it is
         // touched then; compound pages are touched at their head.
