@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use gup_core::Errno;
 use gup_core::flags::Foll;
-use gup_core::history::Base;
+use gup_core::history::{Base, Kernel};
 use gup_core::model::folio::Folio;
 use gup_core::model::mm::Vma;
 use gup_core::model::{Cpu, Page};
@@ -223,18 +223,22 @@ impl Chosen {
             Chosen::C => c_text(),
         }
     }
+    /// The kernel whose port the C follows.
+    pub fn follows(self) -> Option<Kernel> {
+        (self == Chosen::C).then(c_kernel)
+    }
     /// The base whose surroundings it runs in, if it cannot run in any.
     pub fn base(self) -> Option<Base> {
-        (self == Chosen::C).then(c_base)
+        self.follows().map(Kernel::base)
     }
 }
 
 #[cfg(feature = "real-gup")]
-use crate::real::base as c_base;
+use crate::real::kernel as c_kernel;
 
 #[cfg(not(feature = "real-gup"))]
-fn c_base() -> Base {
-    Base::V6_12
+fn c_kernel() -> Kernel {
+    Kernel::released(Base::V6_12)
 }
 
 /// Which mm/gup.c was compiled in.

@@ -363,6 +363,22 @@ defects! {
         oracles: &["permission"],
         reach: Reach::Sequence,
     };
+    /// A longterm pin for reading takes the zero page, and pages of files in
+    /// private mappings.
+    LongtermReadNotUnshared = DefectInfo {
+        slug: "longterm-read-not-unshared",
+        introduced: None,
+        fixed: Some(Commit {
+            id: "84209e87c696",
+            subject: "mm/gup: reliable R/O long-term pinning in COW mappings",
+            release: "v6.2-rc1",
+        }),
+        bases: &[(Base::V6_12, Released::Fixed)],
+        what: "a longterm pin for reading comes loose when the process stores: it \
+               takes the zero page, or a private mapping's page of the file",
+        oracles: &["reliability"],
+        reach: Reach::Sequence,
+    };
     /// GUP-fast does not see that khugepaged took the page table out.
     CollapseUnseen = DefectInfo {
         slug: "collapse-unseen",

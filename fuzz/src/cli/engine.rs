@@ -138,12 +138,16 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// Hits with the same key are one finding. What the C is known to do does
-    /// not hide what else it does in the same function.
-    pub fn key(&self, kernel: Kernel) -> (&'static str, &'static str, Option<Defect>) {
+    /// Hits with the same key are one finding. What the C is known to do is
+    /// one wherever it shows, and does not hide what else it does there.
+    pub fn key(&self) -> (&'static str, &'static str, Option<Defect>) {
         let (oracle, function) = self.finding.key();
-        let known = |f| known(kernel.base(), &self.scenario.ops, f);
-        (oracle, function, Some(&self.finding).filter(|f| f.oracle != PANIC).and_then(known))
+        if oracle != PANIC
+            && let Some(defect) = known(&self.scenario.ops, &self.finding)
+        {
+            return (oracle, "", Some(defect));
+        }
+        (oracle, function, None)
     }
 }
 
@@ -390,7 +394,7 @@ fn work(job: Job, events: &Sender<Event>) -> Result<(), std::sync::mpsc::SendErr
     let mut told = (0, 0);
     let mut last = Instant::now();
     let mut report = |hit: Option<Hit>| match hit {
-        Some(hit) if seen.insert(hit.key(job.kernel)) => events.send(Event::Hit(Box::new(hit))),
+        Some(hit) if seen.insert(hit.key()) => events.send(Event::Hit(Box::new(hit))),
         _ => Ok(()),
     };
     for (target, scenario) in job.corpus {

@@ -302,7 +302,7 @@ impl Night {
     }
 
     fn found(&mut self, hit: &Hit) {
-        let key = hit.key(self.kernel);
+        let key = hit.key();
         if !self.known.insert(key) {
             return;
         }
@@ -316,9 +316,8 @@ impl Night {
         ];
         let saved = self.folder.add_finding(&files);
         let mut exec = Executor::new(self.kernel);
-        let base = self.kernel.base();
         // It must not become another finding on its way.
-        let same = |ops: &[Op], f: &Finding| f.oracle == PANIC || known(base, ops, f) == key.2;
+        let same = |ops: &[Op], f: &Finding| f.oracle == PANIC || known(ops, f) == key.2;
         let small = minimise(&hit.scenario.ops, |ops| {
             hit.target.run_caught(&mut exec, ops).filter(|f| same(ops, f))
         });

@@ -16,7 +16,11 @@ use crate::exec::against::{Alike, Difference};
 use crate::scenario::{Call, CallOp};
 
 /// What the text lacks and the port can leave out, too.
-pub const DEFECTS: &[Defect] = &[Defect::LongtermWriteToFile, Defect::FastLongtermWriteToFile];
+pub const DEFECTS: &[Defect] = &[
+    Defect::LongtermReadNotUnshared,
+    Defect::LongtermWriteToFile,
+    Defect::FastLongtermWriteToFile,
+];
 
 /// The rows.
 pub const DIFFERENCES: &[Difference] = &[
@@ -84,16 +88,6 @@ pub const DIFFERENCES: &[Difference] = &[
         shows: |_, op| {
             let known = Foll::WRITE | Foll::LONGTERM | Foll::FORCE | Foll::GET | Foll::NOFAULT;
             op.call.fast_only() && !known.contains(op.flags)
-        },
-        alike: None,
-    },
-    Difference {
-        since: "84209e87c696 (v6.2)",
-        what: "a longterm pin for reading replaces the zero page, and pages of files in private \
-               mappings",
-        shows: |cpu, op| {
-            let reads = op.flags & (Foll::LONGTERM | Foll::WRITE) == Foll::LONGTERM;
-            reads && vmas(cpu, op).any(|v| v.is_cow_mapping())
         },
         alike: None,
     },

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use gup_core::flags::Pg;
-use gup_core::history::{Base, Commit, Defect, Kernel, Proposal};
+use gup_core::history::{Commit, Defect, Kernel, Proposal};
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 
@@ -69,34 +69,33 @@ fn fires(kernel: Kernel, ops: &[Op], oracle: &str) -> bool {
     on_port(kernel, ops).is_some_and(|f| f.oracle == oracle)
 }
 
-/// A finding of the C that is no news: a defect of the table that the base
-/// has as released, with which the port violates the same rule in the same
-/// function, and without which it does not.
-pub fn known_of_c(base: Base, ops: &[Op], finding: &Finding) -> Option<Defect> {
-    let (fixed, released) = (Kernel::fixed(base), Kernel::released(base));
+/// A finding of the C that is no news: a defect that its text has, `text`
+/// being the kernel whose port follows it, with which the port violates the
+/// same rule in the same function, and without which it does not.
+pub fn known_of_c(text: Kernel, ops: &[Op], finding: &Finding) -> Option<Defect> {
+    let fixed = Kernel::fixed(text.base());
     let same = |kernel| on_port(kernel, ops).is_some_and(|f| f.key() == finding.key());
     if same(fixed) {
         return None;
     }
-    let open = || Defect::ALL.iter().copied().filter(|d| d.info().open_in(base));
-    open().find(|&d| same(fixed.with_defect(d))).or_else(|| {
+    text.defects().find(|&d| same(fixed.with_defect(d))).or_else(|| {
         // It may only show in a world that another of them made.
         let seen_so = |d: &Defect| d.info().oracles.contains(&finding.oracle);
-        let all = same(released);
-        open().filter(seen_so).find(|&d| all && !same(released.without_defect(d)))
+        let all = same(text);
+        text.defects().filter(seen_so).find(|&d| all && !same(text.without_defect(d)))
     })
 }
 
 /// [`known_of_c`], if it is the C that runs in this process.
-pub fn known(base: Base, ops: &[Op], finding: &Finding) -> Option<Defect> {
-    (Chosen::of_process() == Chosen::C).then(|| known_of_c(base, ops, finding))?
+pub fn known(ops: &[Op], finding: &Finding) -> Option<Defect> {
+    known_of_c(Chosen::of_process().follows()?, ops, finding)
 }
 
 /// The culprit of what the subject of this process was found to do.
 pub fn explain(kernel: Kernel, ops: &[Op], finding: &Finding) -> Option<Culprit> {
     match Chosen::of_process() {
         Chosen::Port => culprit(kernel, ops, finding.oracle),
-        Chosen::C => known_of_c(kernel.base(), ops, finding).map(Culprit::Defect),
+        Chosen::C => known(ops, finding).map(Culprit::Defect),
     }
 }
 
@@ -444,9 +443,10 @@ write m0 0x0 2
 h1 = pin_user_pages_fast_only m0 0x1000 1 0
 ";
         let ops = crate::repro::text::parse(text).unwrap().ops();
-        let finding = on_port(Kernel::released(Base::V5_15), &ops).unwrap();
+        let text = Kernel::released(gup_core::history::Base::V5_15);
+        let finding = on_port(text, &ops).unwrap();
         assert_eq!(finding.oracle, "permission");
-        assert_eq!(known_of_c(Base::V5_15, &ops, &finding), Some(Defect::SecretmemOffLru));
+        assert_eq!(known_of_c(text, &ops, &finding), Some(Defect::SecretmemOffLru));
     }
 
     const SEED: &str = "# gup reproducer, format 1

@@ -409,7 +409,7 @@ pub(super) fn gup_must_unshare(cpu: &Cpu, vma: Option<&Vma>, flags: Foll, page: 
     }
     if !page_anon(cpu, page) {
         // Only a longterm pin is meant to see later stores.
-        if !flags.contains(Foll::LONGTERM) {
+        if !flags.contains(Foll::LONGTERM) || cpu.has(Defect::LongtermReadNotUnshared) {
             return false;
         }
         let Some(vma) = vma else { return true };
