@@ -798,6 +798,9 @@ safeguards! {
         "a barrier orders the clearing of PageAnonExclusive before the next entry";
     /// In page_ref_freeze().
     FreezeExact = "freeze-exact", "a page is frozen only if nobody else holds a reference";
+    /// In put_compound_head(), gup_put_folio().
+    PincountBeforePut = "pincount-before-put",
+        "a pin of a compound page is counted off while its reference still keeps the page";
     /// In gup_fast_folio_allowed(), v6.12.
     MappingGone = "mapping-gone",
         "GUP-fast leaves a page that has lost its mapping to the slow path";

@@ -14,7 +14,7 @@ use gup_core::model::limits::HPAGE_PMD_NR;
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::user_store;
 use gup_core::model::migrate::{PageList, isolate_page, move_isolated};
-use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
+use gup_core::model::mm::{MmId, Vma, mmap_read_lock, mmap_read_unlock, vma_lookup};
 use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
 use gup_core::model::{Cpu, Limits, Page, World};
 
@@ -28,6 +28,8 @@ pub const CHILD: MmId = MmId(1);
 /// A world of four pages for two CPUs.
 pub const FOUR: Limits =
     Limits { frames: 4, movable_start: 2, device_start: 4, cpus: 2, ..Limits::LOOM };
+/// A world of two processes, of which one forks the other, and six pages.
+pub const FORK: Limits = Limits { frames: 6, device_start: 6, tables: 8, mms: 2, ..FOUR };
 /// A world of a THP and as much again for two CPUs.
 pub const TWO_THPS: Limits =
     Limits { frames: 16, movable_start: 8, device_start: 16, cpus: 2, ..Limits::LOOM };
@@ -55,6 +57,19 @@ pub fn thp(cpu: &Cpu, addr: u64) -> Result<Page, Errno> {
     let page = user_store(cpu, MM, addr, 1)?;
     lru_add_drain_all(cpu);
     Ok(page)
+}
+
+/// [`mapped`], a page; the child has a mapping for its copy, still empty. The
+/// two VMAs.
+///
+/// # Errors
+/// `ENOMEM`
+pub fn mapped_before_fork(cpu: &Cpu) -> Result<[Vma; 2], Errno> {
+    mapped(cpu, 1)?;
+    mm_alloc(cpu, CHILD)?;
+    mmap(cpu, CHILD, 0, 1, Prot::ReadWrite, Kind::Anon)?;
+    let vma = |mm| vma_lookup(cpu, mm, 0).ok_or(Errno::EFAULT);
+    Ok([vma(MM)?, vma(CHILD)?])
 }
 
 /// split_huge_page() of the THP of `page`, if nobody holds it: else EBUSY.

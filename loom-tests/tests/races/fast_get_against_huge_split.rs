@@ -12,38 +12,17 @@
 //!
 //! Never: the call returns a page, and the reference is elsewhere.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::mapcounts_match_tables;
-use gup_core::model::huge_memory::split_huge_page_of;
-use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
-use gup_core::model::lru::lru_add_drain_all;
-use gup_core::model::memory::user_store;
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
-use gup_core::model::{Cpu, Limits, Page};
-use loom_tests::calls::{MM, get_user_pages_fast_only, scene};
-use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
-
-const LIMITS: Limits =
-    Limits { frames: 16, movable_start: 8, device_start: 16, cpus: 2, ..Limits::LOOM };
-
-fn thp(cpu: &Cpu) -> Result<Page, Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, HPAGE_PMD_NR, Prot::ReadWrite, Kind::AnonThp)?;
-    let page = user_store(cpu, MM, PAGE_SIZE, 1)?;
-    lru_add_drain_all(cpu);
-    Ok(page)
-}
+use gup_core::model::Cpu;
+use gup_core::model::limits::PAGE_SIZE;
+use loom_tests::calls::{TWO_THPS, get_user_pages_fast_only, scene, split, thp};
+use loom_tests::{Bound, Kernel, Verdict, at_once, body, fails, holds};
 
 fn race(kernel: Kernel) -> Verdict {
-    let (world, page) = scene(LIMITS, kernel, thp);
-    let split = body(move |cpu| {
-        // EBUSY if the reference came first.
-        let _ = split_huge_page_of(cpu, page);
-        Held::nothing()
-    });
+    let (world, page) = scene(TWO_THPS, kernel, |cpu| thp(cpu, PAGE_SIZE));
     let fast = body(|cpu| get_user_pages_fast_only(cpu, PAGE_SIZE, Foll::WRITE));
-    at_once(&world, kernel, [split, fast])?.adds_up(&world)?;
+    at_once(&world, kernel, [split(page), fast])?.adds_up(&world)?;
     mapcounts_match_tables(&Cpu::new(&world, kernel, 0))
 }
 

@@ -20,15 +20,14 @@
 use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::mapcounts_match_tables;
-use gup_core::model::huge_memory::split_huge_page_of;
 use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
 use gup_core::model::memory::user_store;
 use gup_core::model::migrate::move_page;
 use gup_core::model::mmap::{Kind, Prot, madvise_dontneed, mm_alloc, mmap};
 use gup_core::model::pgtable::mapped_page;
 use gup_core::model::{Cpu, Limits, Page};
-use loom_tests::calls::{MM, get_user_pages_fast_only, scene};
-use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
+use loom_tests::calls::{MM, get_user_pages_fast_only, scene, split};
+use loom_tests::{Bound, Kernel, Verdict, at_once, body, fails, holds};
 
 /// Two THPs, as one is moved.
 const LIMITS: Limits =
@@ -48,13 +47,8 @@ fn mapped_tail(cpu: &Cpu) -> Result<Page, Errno> {
 
 fn race(kernel: Kernel) -> Verdict {
     let (world, page) = scene(LIMITS, kernel, mapped_tail);
-    let split = body(move |cpu| {
-        // EBUSY if the reference came first.
-        let _ = split_huge_page_of(cpu, page);
-        Held::nothing()
-    });
     let fast = body(|cpu| get_user_pages_fast_only(cpu, ADDR, Foll::WRITE));
-    at_once(&world, kernel, [split, fast])?.adds_up(&world)?;
+    at_once(&world, kernel, [split(page), fast])?.adds_up(&world)?;
     mapcounts_match_tables(&Cpu::new(&world, kernel, 0))
 }
 

@@ -11,31 +11,18 @@
 //!
 //! Never: the call returns a page that was freed since the call began.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::mapcounts_match_tables;
+use gup_core::model::Cpu;
 use gup_core::model::limits::PAGE_SIZE;
-use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::user_store;
-use gup_core::model::mmap::{Kind, Prot, madvise_dontneed, mm_alloc, mmap};
-use gup_core::model::{Cpu, Limits, Page};
-use loom_tests::calls::{MM, get_user_pages_fast_only, scene};
+use gup_core::model::mmap::madvise_dontneed;
+use loom_tests::calls::{FOUR, MM, get_user_pages_fast_only, mapped, scene};
 use loom_tests::rules::not_used_again;
 use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
-const LIMITS: Limits =
-    Limits { frames: 4, movable_start: 2, device_start: 4, cpus: 2, ..Limits::LOOM };
-
-fn mapped(cpu: &Cpu) -> Result<Page, Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, 2, Prot::ReadWrite, Kind::Anon)?;
-    let page = user_store(cpu, MM, 0, 1)?;
-    lru_add_drain_all(cpu);
-    Ok(page)
-}
-
 fn race(kernel: Kernel) -> Verdict {
-    let (world, page) = scene(LIMITS, kernel, mapped);
+    let (world, page) = scene(FOUR, kernel, |cpu| mapped(cpu, 2));
     let epoch = world.epoch(page);
     let fast = body(|cpu| get_user_pages_fast_only(cpu, 0, Foll::WRITE));
     let zap = body(|cpu| {

@@ -21,42 +21,16 @@
 //! Never: CPU 0 has pinned a page that CPU 1 has shared: the next store of the
 //! process goes to a copy.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
+use gup_core::model::Cpu;
 use gup_core::model::fork::copy_page_range;
-use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::user_store;
-use gup_core::model::mm::{Vma, vma_lookup};
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
-use gup_core::model::{Cpu, Limits};
-use loom_tests::calls::{CHILD, MM, pin_user_pages_fast_only, scene};
+use loom_tests::calls::{FORK, MM, mapped_before_fork, pin_user_pages_fast_only, scene};
 use loom_tests::rules::pins_are_mapped;
 use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
-const LIMITS: Limits = Limits {
-    frames: 6,
-    movable_start: 2,
-    device_start: 6,
-    tables: 8,
-    mms: 2,
-    cpus: 2,
-    cma: (0, 0),
-};
-
-/// A page, and the child's mapping of it, still empty.
-fn mapped(cpu: &Cpu) -> Result<[Vma; 2], Errno> {
-    for mm in [MM, CHILD] {
-        mm_alloc(cpu, mm)?;
-        mmap(cpu, mm, 0, 1, Prot::ReadWrite, Kind::Anon)?;
-    }
-    user_store(cpu, MM, 0, 1)?;
-    lru_add_drain_all(cpu);
-    let vma = |mm| vma_lookup(cpu, mm, 0).ok_or(Errno::EFAULT);
-    Ok([vma(MM)?, vma(CHILD)?])
-}
-
 fn race(kernel: Kernel) -> Verdict {
-    let (world, [parent, child]) = scene(LIMITS, kernel, mapped);
+    let (world, [parent, child]) = scene(FORK, kernel, mapped_before_fork);
     let fork = body(move |cpu| {
         copy_page_range(cpu, &child, &parent).expect("there are tables");
         Held::nothing()

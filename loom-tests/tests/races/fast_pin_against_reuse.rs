@@ -17,28 +17,17 @@
 //!
 //! Never: what CPU 1 allocated carries something of CPU 0.
 
-use gup_core::Errno;
 use gup_core::flags::{Foll, GFP_HIGHUSER_MOVABLE, Gfp};
-use gup_core::model::lru::lru_add_drain_all;
-use gup_core::model::memory::user_store;
-use gup_core::model::mmap::{Kind, Prot, madvise_dontneed, mm_alloc, mmap};
+use gup_core::model::Limits;
+use gup_core::model::mmap::madvise_dontneed;
 use gup_core::model::zone::alloc_pages;
-use gup_core::model::{Cpu, Limits};
-use loom_tests::calls::{MM, pin_user_pages_fast_only, scene};
+use loom_tests::calls::{MM, mapped, pin_user_pages_fast_only, scene};
 use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
 const LIMITS: Limits = Limits { cpus: 2, ..Limits::LOOM };
 
-fn mapped(cpu: &Cpu) -> Result<(), Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, 1, Prot::ReadWrite, Kind::Anon)?;
-    user_store(cpu, MM, 0, 1)?;
-    lru_add_drain_all(cpu);
-    Ok(())
-}
-
 fn race(kernel: Kernel) -> Verdict {
-    let (world, ()) = scene(LIMITS, kernel, mapped);
+    let (world, _) = scene(LIMITS, kernel, |cpu| mapped(cpu, 1));
     let zap = body(|cpu| {
         madvise_dontneed(cpu, MM, 0, 1).expect("the VMA is there");
         Held::gets(alloc_pages(cpu, GFP_HIGHUSER_MOVABLE | Gfp::COMP, 2))

@@ -18,30 +18,21 @@
 use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::model::limits::HPAGE_PMD_NR;
-use gup_core::model::lru::lru_add_drain_all;
-use gup_core::model::memory::user_store;
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap, mprotect};
+use gup_core::model::mmap::{Prot, mprotect};
 use gup_core::model::rmap::{Unmap, try_to_migrate};
-use gup_core::model::{Cpu, Limits, Page};
-use loom_tests::calls::{MM, pin_user_pages_fast_only, scene};
+use gup_core::model::{Cpu, Page};
+use loom_tests::calls::{MM, TWO_THPS, pin_user_pages_fast_only, scene, thp};
 use loom_tests::rules::pins_are_mapped;
 use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
-const LIMITS: Limits =
-    Limits { frames: 16, movable_start: 8, device_start: 16, cpus: 2, ..Limits::LOOM };
-
-/// A THP, read-only.
-fn thp(cpu: &Cpu) -> Result<Page, Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, HPAGE_PMD_NR, Prot::ReadWrite, Kind::AnonThp)?;
-    let page = user_store(cpu, MM, 0, 1)?;
+fn read_only(cpu: &Cpu) -> Result<Page, Errno> {
+    let page = thp(cpu, 0)?;
     mprotect(cpu, MM, 0, HPAGE_PMD_NR, Prot::Read)?;
-    lru_add_drain_all(cpu);
     Ok(page)
 }
 
 fn race(kernel: Kernel) -> Verdict {
-    let (world, page) = scene(LIMITS, kernel, thp);
+    let (world, page) = scene(TWO_THPS, kernel, read_only);
     let unmap = body(move |cpu| {
         // False if the pin came first.
         try_to_migrate(cpu, page, Unmap::Whole);
@@ -49,7 +40,8 @@ fn race(kernel: Kernel) -> Verdict {
     });
     let fast = body(|cpu| pin_user_pages_fast_only(cpu, 0, Foll::empty()));
     let held = at_once(&world, kernel, [unmap, fast])?;
-    pins_are_mapped(&Cpu::new(&world, kernel, 0), &held, 0)
+    pins_are_mapped(&Cpu::new(&world, kernel, 0), &held, 0)?;
+    held.adds_up(&world)
 }
 
 #[test]

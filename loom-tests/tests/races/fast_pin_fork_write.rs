@@ -14,30 +14,18 @@
 //!
 //! Never: CPU 2 has pinned a page, and the parent maps another.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::model::fork::copy_page_range;
 use gup_core::model::memory::user_store;
-use gup_core::model::mm::{Vma, mmap_write_lock, mmap_write_unlock, vma_lookup};
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
+use gup_core::model::mm::{mmap_write_lock, mmap_write_unlock};
 use gup_core::model::{Cpu, Limits};
-use loom_tests::calls::{CHILD, FOUR, MM, mapped, pin_user_pages_fast_only, scene};
+use loom_tests::calls::{FORK, MM, mapped_before_fork, pin_user_pages_fast_only, scene};
 use loom_tests::rules::pins_are_mapped;
 use loom_tests::{Bound, Held, Kernel, Verdict, at_once, body, fails, holds};
 
-const LIMITS: Limits = Limits { frames: 6, device_start: 6, tables: 8, mms: 2, cpus: 3, ..FOUR };
-
-/// A page, and the child's mapping of it, still empty.
-fn ready(cpu: &Cpu) -> Result<[Vma; 2], Errno> {
-    mapped(cpu, 1)?;
-    mm_alloc(cpu, CHILD)?;
-    mmap(cpu, CHILD, 0, 1, Prot::ReadWrite, Kind::Anon)?;
-    let vma = |mm| vma_lookup(cpu, mm, 0).ok_or(Errno::EFAULT);
-    Ok([vma(MM)?, vma(CHILD)?])
-}
-
 fn race(kernel: Kernel) -> Verdict {
-    let (world, [parent, child]) = scene(LIMITS, kernel, ready);
+    let limits = Limits { cpus: 3, ..FORK };
+    let (world, [parent, child]) = scene(limits, kernel, mapped_before_fork);
     let fork = body(move |cpu| {
         mmap_write_lock(cpu, MM);
         copy_page_range(cpu, &child, &parent).expect("there are tables");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What `cargo loom --replay` does, shown on a small race: this binary runs
-//! itself.
+//! What `cargo loom --replay` and `--unbounded` do, shown on a small race: this
+//! binary runs itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,11 +9,14 @@ use std::{env, fs};
 /// A twin that takes some hundred interleavings to fail, within a bound.
 const TWIN: &str = "fast_get_against_table_free::found_without_the_wait";
 
+/// A race with a bound that hides most of it.
+const BOUNDED: &str = "fast_get_against_table_free::a_page_of_another_address_is_not_returned";
+
 /// What a test prints with `set` in its environment.
-fn run(test: &str, set: &str, target: &Path) -> String {
+fn run(test: &str, set: &[(&str, &str)], target: &Path) -> String {
     let mut command = Command::new(env::current_exe().expect("it runs"));
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
-    command.env_remove("GUP_KERNEL").env("CARGO_TARGET_DIR", target).env(set, "1");
+    command.env_remove("GUP_KERNEL").env("CARGO_TARGET_DIR", target).envs(set.iter().copied());
     let output = command.output().expect("it can be run again");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
@@ -43,15 +46,25 @@ fn columns(out: &str) -> Vec<&str> {
 #[test]
 fn what_is_found_is_saved_and_replayed_at_once() {
     let target = folder("replay");
-    let found = run(TWIN, "LOOM_REPLAY", &target);
+    let found = run(TWIN, &[("LOOM_REPLAY", "1")], &target);
     assert!(interleavings(&found).iter().all(|&n| n > 1), "{found}");
     assert!(found.contains("saved as"), "{found}");
     let steps = columns(&found);
     let right = steps.iter().filter(|line| line.starts_with(' ')).count();
     assert!(right > 1 && right + 2 < steps.len(), "steps of both CPUs: {found}");
 
-    let again = run(TWIN, "LOOM_REPLAY", &target);
+    let again = run(TWIN, &[("LOOM_REPLAY", "1")], &target);
     assert!(interleavings(&again).iter().all(|&n| n == 1), "{again}");
     assert!(!again.contains("saved as"), "{again}");
     assert_eq!(columns(&again), steps, "the same interleaving");
+}
+
+#[test]
+fn without_a_bound_there_are_more_interleavings_and_all() {
+    let kernel = ("GUP_KERNEL", "v5.15 fixed");
+    let bounded = run(BOUNDED, &[kernel], &folder("bounded"));
+    assert!(bounded.contains("preemption bound"), "{bounded}");
+    let all = run(BOUNDED, &[kernel, ("LOOM_UNBOUNDED", "1")], &folder("unbounded"));
+    assert!(all.contains("interleavings, all, "), "{all}");
+    assert!(interleavings(&all) > interleavings(&bounded), "{bounded}{all}");
 }

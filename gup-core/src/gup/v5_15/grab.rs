@@ -8,7 +8,7 @@
 
 use crate::errno::Errno;
 use crate::flags::Foll;
-use crate::history::{Defect, Proposal};
+use crate::history::{Defect, Proposal, Safeguard};
 use crate::model::Cpu;
 use crate::model::folio::smp_mb__after_atomic;
 use crate::model::page::{
@@ -139,6 +139,10 @@ pub(crate) fn put_compound_head(cpu: &Cpu, page: Page, mut refs: i32, flags: Fol
         mod_node_page_state(cpu, NodeStat::NR_FOLL_PIN_RELEASED, refs.into());
 
         if hpage_pincount_available(cpu, page) {
+            if cpu.lacks(Safeguard::PincountBeforePut) {
+                put_page_refs(cpu, page, refs);
+                return compound_pincount_add(cpu, page, refs.wrapping_neg());
+            }
             hpage_pincount_sub(cpu, page, refs);
         } else {
             refs = refs.wrapping_mul(GUP_PIN_COUNTING_BIAS);

@@ -85,6 +85,10 @@ pub(super) fn gup_put_folio(cpu: &Cpu, folio: Folio, mut refs: i32, flags: Foll)
         }
         node_stat_mod_folio(cpu, folio, NodeStat::NR_FOLL_PIN_RELEASED, refs.into());
         if folio_test_large(cpu, folio) {
+            if cpu.lacks(Safeguard::PincountBeforePut) {
+                folio_put_refs(cpu, folio, refs);
+                return folio_pincount_add(cpu, folio, refs.wrapping_neg());
+            }
             folio_pincount_add(cpu, folio, refs.wrapping_neg());
         } else {
             refs = refs.wrapping_mul(GUP_PIN_COUNTING_BIAS);
