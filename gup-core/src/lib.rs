@@ -41,6 +41,8 @@ pub mod gup;
 pub mod history;
 pub mod invariants;
 pub mod model;
+#[cfg(loom)]
+pub mod mutant;
 pub mod splat;
 pub mod step;
 pub mod sync;

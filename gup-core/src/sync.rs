@@ -8,7 +8,7 @@
 #[cfg(loom)]
 pub use loom::sync::Arc;
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{Ordering, fence};
+pub(crate) use loom::sync::atomic::Ordering;
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
 #[cfg(loom)]
@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard};
 pub(crate) use std::{sync::atomic::fence, thread::yield_now};
 
 #[cfg(loom)]
-pub(crate) use seen::{AtomicU32, AtomicU64};
+pub(crate) use seen::{AtomicU32, AtomicU64, fence};
 
 /// loom's atomics, with the loads that loom forgets.
 ///
@@ -40,6 +40,8 @@ pub mod seen {
 
     use loom::sync::atomic::Ordering::{self, Relaxed};
     use loom::thread::{self, ThreadId};
+
+    use crate::mutant::{self, Change};
 
     /// Words of one round of a race; the longest takes half of them.
     const WORDS: usize = 128;
@@ -120,28 +122,70 @@ pub mod seen {
                     $name(loom::sync::atomic::$name::new(v), Loads::new())
                 }
                 pub(crate) fn load(&self, order: Ordering) -> $int {
+                    if !mutant::is_on() {
+                        return self.load_again(order);
+                    }
+                    let address = std::ptr::from_ref(self).addr();
+                    let before = mutant::loaded(address);
+                    let mut possible = Vec::new();
+                    possible.extend((order != Relaxed).then_some(Change::Unordered));
+                    possible.extend(before.map(|_| Change::Stale));
+                    let order = match (mutant::change_of("load", &possible), before) {
+                        (Some(Change::Stale), Some(v)) => return v as $int,
+                        (Some(_), _) => Relaxed,
+                        (None, _) => order,
+                    };
+                    let v = self.load_again(order);
+                    mutant::has_loaded(address, v.into());
+                    mutant::is_done("load");
+                    v
+                }
+                fn load_again(&self, order: Ordering) -> $int {
                     self.1.load();
                     self.0.load(order)
                 }
                 pub(crate) fn store(&self, v: $int, order: Ordering) {
+                    let possible = [Change::LeftOut, Change::Unordered];
+                    let possible = &possible[..1 + usize::from(order != Relaxed)];
+                    let order = match mutant::change_of("store", possible) {
+                        Some(Change::LeftOut) => return,
+                        Some(_) => Relaxed,
+                        None => order,
+                    };
                     self.1.store();
                     self.0.store(v, order);
                 }
+                /// A read-modify-write, by `whole`; `new` says what it stores.
+                fn rmw(
+                    &self,
+                    access: &'static str,
+                    whole: impl FnOnce(&loom::sync::atomic::$name) -> $int,
+                    new: impl FnOnce($int) -> $int,
+                ) -> $int {
+                    let change = mutant::change_of(access, &[Change::LeftOut, Change::Torn]);
+                    mutant::is_done(access);
+                    let Some(change) = change else {
+                        self.1.store();
+                        return whole(&self.0);
+                    };
+                    let old = self.load_again(Relaxed);
+                    if change == Change::Torn {
+                        self.1.store();
+                        self.0.store(new(old), Relaxed);
+                    }
+                    old
+                }
                 pub(crate) fn swap(&self, v: $int, order: Ordering) -> $int {
-                    self.1.store();
-                    self.0.swap(v, order)
+                    self.rmw("exchange", |a| a.swap(v, order), |_| v)
                 }
                 pub(crate) fn fetch_add(&self, v: $int, order: Ordering) -> $int {
-                    self.1.store();
-                    self.0.fetch_add(v, order)
+                    self.rmw("add", |a| a.fetch_add(v, order), |old| old.wrapping_add(v))
                 }
                 pub(crate) fn fetch_or(&self, v: $int, order: Ordering) -> $int {
-                    self.1.store();
-                    self.0.fetch_or(v, order)
+                    self.rmw("or", |a| a.fetch_or(v, order), |old| old | v)
                 }
                 pub(crate) fn fetch_and(&self, v: $int, order: Ordering) -> $int {
-                    self.1.store();
-                    self.0.fetch_and(v, order)
+                    self.rmw("and", |a| a.fetch_and(v, order), |old| old & v)
                 }
                 pub(crate) fn compare_exchange(
                     &self,
@@ -150,14 +194,37 @@ pub mod seen {
                     ok: Ordering,
                     failed: Ordering,
                 ) -> Result<$int, $int> {
-                    self.1.store();
-                    self.0.compare_exchange(old, new, ok, failed)
+                    let change = mutant::change_of("cmpxchg", &[Change::LeftOut, Change::Torn]);
+                    if change.is_none() {
+                        self.1.store();
+                        let found = self.0.compare_exchange(old, new, ok, failed);
+                        if found.is_ok() {
+                            mutant::is_done("cmpxchg");
+                        }
+                        return found;
+                    }
+                    let now = self.load_again(Relaxed);
+                    if now != old {
+                        return Err(now);
+                    }
+                    if change == Some(Change::Torn) {
+                        self.1.store();
+                        self.0.store(new, Relaxed);
+                    }
+                    mutant::is_done("cmpxchg");
+                    Ok(now)
                 }
             }
         };
     }
     atomic!(AtomicU32, u32);
     atomic!(AtomicU64, u64);
+
+    pub(crate) fn fence(order: Ordering) {
+        if mutant::change_of("fence", &[Change::LeftOut]).is_none() {
+            loom::sync::atomic::fence(order);
+        }
+    }
 }
 
 /// State that is reached only under a lock of its own: the model's internals,

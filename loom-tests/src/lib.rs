@@ -45,6 +45,8 @@ mod engine;
 #[cfg(not(any(loom, feature = "shuttle")))]
 #[path = "threads.rs"]
 mod engine;
+#[cfg(loom)]
+mod holes;
 
 /// Whether a race ended as it should.
 pub type Verdict = Result<(), Broken>;

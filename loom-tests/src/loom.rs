@@ -16,11 +16,12 @@ use std::{env, fs};
 use gup_core::invariants::Broken;
 use gup_core::model::cpu::Watch;
 use gup_core::model::{Cpu, World};
+use gup_core::mutant;
 use gup_core::step::Step;
 use gup_core::sync::seen;
 use loom::model::Builder;
 
-use crate::{Body, Bound, Kernel, Race, Verdict};
+use crate::{Body, Bound, Kernel, Race, Verdict, holes};
 
 /// Far above what a race takes; a CPU that spins for ever comes there.
 const MAX_STEPS: usize = 50_000;
@@ -37,6 +38,7 @@ pub(crate) struct Columns;
 impl Watch for Columns {
     fn before(&self, cpu: &Cpu, step: &Step) {
         LOG.with_borrow_mut(|log| log.push((cpu.id.get(), *step)));
+        holes::before(step.kind);
     }
 }
 
@@ -50,12 +52,14 @@ pub(crate) fn bystanders(_: &World) -> Vec<Body> {
 pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
     LOG.take();
     seen::begin();
+    mutant::begin();
     let last = jobs.pop();
     let others: Vec<_> = jobs.into_iter().map(loom::thread::spawn).collect();
     let last = last.map(|job| job());
     let join = |t: loom::thread::JoinHandle<T>| t.join().expect("a panic ends the whole model");
     let mut done: Vec<_> = others.into_iter().map(join).collect();
     done.extend(last);
+    mutant::end();
     seen::end();
     done
 }
@@ -77,6 +81,14 @@ pub(crate) fn explore(
         (builder.preemption_bound, bound, env::var_os("LOOM_UNBOUNDED").is_some())
     {
         builder.preemption_bound = Some(n);
+    }
+    if env::var_os("LOOM_HOLES").is_some() {
+        holes::look(name, text, kernel.base().name(), || {
+            // A mutant may also make the race itself panic.
+            let ended = catch_unwind(AssertUnwindSafe(|| check(&builder, kernel, &race)));
+            ended.map_or((true, 0), |(verdict, count)| (verdict.is_err(), count))
+        });
+        return Ok(());
     }
     let bound = builder.preemption_bound.map_or("all".into(), |n| format!("preemption bound {n}"));
     let replay = env::var_os("LOOM_REPLAY").is_some();

@@ -11,6 +11,7 @@ mod conform;
 mod coverage;
 pub mod engine;
 pub(crate) mod folder;
+mod holes;
 mod judge;
 mod kernels;
 mod nightly;

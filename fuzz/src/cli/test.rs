@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::Args;
 
 use super::confirm::SERIES;
-use super::{Failure, Outcome, Verdict, root};
+use super::{Failure, Outcome, Verdict, holes, root};
 use crate::on_kernel::parts;
 
 /// Runs everything that CI runs.
@@ -43,6 +43,7 @@ Examples:
   cargo gup loom --unbounded
   cargo gup loom --replay grab_against_split::found_without_an_exact_freeze
   cargo gup loom --shuttle 10000
+  cargo gup loom --holes
   GUP_KERNEL='v5.15 fixed without c24d37322548' cargo gup loom")]
 pub struct Loom {
     /// Explore every interleaving, however long that takes
@@ -56,6 +57,10 @@ pub struct Loom {
     /// schedulers, with more CPUs, instead of every interleaving
     #[arg(long, value_name = "N", conflicts_with_all = ["unbounded", "replay"])]
     shuttle: Option<u32>,
+    /// Do to each access of the fast path what a mistake might do, and list
+    /// what no race notices
+    #[arg(long, conflicts_with_all = ["unbounded", "replay", "shuttle"])]
+    holes: bool,
     /// Which tests, and other arguments of the test binary
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -92,6 +97,9 @@ fn cannot_start(what: &str, e: &std::io::Error) -> Failure {
 impl Loom {
     pub(super) fn run(self) -> Outcome {
         let root = root()?;
+        if self.holes {
+            return holes::run(|| loom_command(&root), &self.args);
+        }
         let mut command = match self.shuttle {
             Some(n) => shuttle_command(&root, n),
             None => loom_command(&root),
