@@ -152,6 +152,36 @@ fn no_emulator_is_left_if_we_are_killed() {
     assert!(killed.elapsed() < Duration::from_secs(20), "it went by itself");
 }
 
+/// Why `numa_hint` is not expressible.
+#[test]
+#[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
+fn user_space_cannot_ask_for_numa_hints_of_a_range() {
+    let mut guest = with_program(
+        "lazy",
+        "#include <errno.h>
+         #include <stdio.h>
+         #include <sys/mman.h>
+         #include <sys/syscall.h>
+         #include <unistd.h>
+         int main(void)
+         {
+             enum { MPOL_PREFERRED = 1, MPOL_MF_MOVE = 2, MPOL_MF_LAZY = 8 };
+             unsigned long nodes = 1;
+             char *m = mmap(0, 8192, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+             m[0] = 1;
+             if (syscall(SYS_mbind, m, 4096, MPOL_PREFERRED, &nodes, 64, MPOL_MF_MOVE))
+                 return 2;
+             errno = 0;
+             syscall(SYS_mbind, m, 4096, MPOL_PREFERRED, &nodes, 64,
+                     MPOL_MF_MOVE | MPOL_MF_LAZY);
+             return errno != EINVAL;
+         }",
+    );
+    let run = guest.exec("lazy").unwrap();
+    assert_eq!(run.status, Some(0), "{run:?}");
+}
+
 /// Without its line breaks.
 fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -91,7 +91,10 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
             Some("stock kernels have no CMA, and offlining takes a whole section")
         }
         What::FolioAddPin(..) => Some("no kernel exports folio_add_pin()"),
-        What::NumaHint(_) => Some("NUMA balancing takes whole processes, by its own clock"),
+        What::NumaHint(_) => Some(
+            "mbind(2) refuses MPOL_MF_LAZY, and task_numa_work() takes VMA after VMA at a tick, \
+             of a process with one thread only pages of other nodes",
+        ),
     }
 }
 

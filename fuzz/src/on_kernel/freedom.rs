@@ -12,7 +12,7 @@ use gup_core::model::zone::Prefer;
 
 use super::compare::Difference;
 use super::express::Version;
-use crate::exec::{SlotView, State, Trace};
+use crate::exec::{Slot, SlotView, State, Trace};
 use crate::scenario::{Op, What};
 
 /// The freedom that explains what differs after an op, if one does: what it
@@ -59,15 +59,23 @@ const FREEDOMS: &[Freedom] = &[
     },
     Freedom {
         // Two VMAs that became alike are one in a kernel. Where the model's two
-        // have no room for a huge page, it may have some; and fork() copies the
-        // entries of all of it if one page is anonymous.
+        // have no room for a huge page, it may have some, as
+        // hugepage_vma_revalidate() sees before a collapse; and fork() copies
+        // the entries of all of it if one page is anonymous.
         name: "VMAs merge",
         explains: |ops, d, _| {
             let changes = |op: &&Op| matches!(op.what, What::Mmap(..) | What::Mprotect(..));
+            let protects = |op: &&Op| matches!(op.what, What::Mprotect(..));
             let fork = ops.last().is_some_and(|op| matches!(op.what, What::Fork(..)));
+            let collapse = ops.last().is_some_and(|op| matches!(op.what, What::Collapse(_)));
             let huger = d.what == "huge" && d.model == "0" && d.kernel == "1";
             let more = d.what == "entry" && d.model == "nothing" && fork;
-            huger && ops.iter().filter(changes).count() > 1 || more && side_by_side(ops)
+            let room = d.what == "answer" && d.model == "-> EINVAL" && collapse;
+            let room = room && matches!(&*d.kernel, "done" | "-> EAGAIN");
+            let one = side_by_side(ops) || ops.iter().filter(protects).count() > 1;
+            huger && ops.iter().filter(changes).count() > 1
+                || more && side_by_side(ops)
+                || room && one
         },
     },
     Freedom {
@@ -220,11 +228,14 @@ const SINCE_V5_15: &[Freedom] = &[
         },
     },
     Freedom {
-        // add_page_for_migration() of v6.1 comes to its page by follow_page().
+        // add_page_for_migration() of v6.1 comes to its page by follow_page(),
+        // with FOLL_DUMP: no_page_table() makes that EFAULT where a PMD maps.
         name: "move_pages(2) of v6.1 finds nothing behind PROT_NONE",
-        explains: |ops, d, _| {
-            let migrate = ops.last().is_some_and(|op| matches!(op.what, What::Migrate(_)));
-            migrate && d.what == "answer" && d.kernel == "-> ENOENT"
+        explains: |ops, d, state| {
+            let Some(What::Migrate(r)) = ops.last().map(|op| op.what) else { return false };
+            let at = state.slots.get(&Slot::Mapped(r.mm, r.page));
+            let pmd = at.is_some_and(|v| v.huge && !v.accessible);
+            d.what == "answer" && (d.kernel == "-> ENOENT" || d.kernel == "-> EFAULT" && pmd)
         },
     },
 ];
@@ -267,7 +278,6 @@ mod tests {
     use gup_core::model::mm::MmId;
 
     use super::*;
-    use crate::exec::Slot;
     use crate::on_kernel::compare::model;
 
     fn difference(what: &'static str, model: &str, kernel: &str) -> Difference {
@@ -435,6 +445,48 @@ mod tests {
         assert!(!why(&[ops[0], ops[2], ops[2]], Version(6, 1)));
         assert!(!why(&[ops[1], ops[1], ops[2]], Version(6, 1)));
         assert!(!why(&[ops[0], ops[1], ops[1]], Version(6, 1)));
+    }
+
+    #[test]
+    fn vmas_that_merge_have_room_for_a_collapse() {
+        let why = |lines: &[&str], kernel| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let d = Difference { op: ops.len() - 1, ..difference("answer", "-> EINVAL", kernel) };
+            explains(Version(6, 12), &ops, &none(), &[d])
+        };
+        let lines = [
+            "mmap m0 0x0 8 rw private anon",
+            "mprotect m0 0x0 1 r",
+            "mprotect m0 0x0 1 rw",
+            "collapse m0 0x0",
+        ];
+        let merge = Some("VMAs merge");
+        assert_eq!(why(&lines, "-> EAGAIN"), merge);
+        assert_eq!(why(&lines, "done"), merge);
+        assert_eq!(why(&lines, "-> EBUSY"), None);
+        assert_eq!(why(&[lines[0], lines[1], lines[3]], "done"), None);
+        assert_eq!(why(&lines[..3], "done"), None);
+        let halves = ["mmap m0 0x0 4 rw private anon", "mmap m0 0x4000 4 rw private anon"];
+        assert_eq!(why(&[halves[0], halves[1], lines[3]], "done"), merge);
+    }
+
+    #[test]
+    fn move_pages_refuses_what_a_pmd_maps_without_access() {
+        let why = |lines: &[&str]| {
+            let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();
+            let trace = model(Kernel::fixed(Base::V5_15), &ops);
+            let d =
+                Difference { op: ops.len() - 1, ..difference("answer", "-> EBUSY", "-> EFAULT") };
+            let why = |version| explains(version, &ops, &trace, std::slice::from_ref(&d));
+            assert_eq!(why(Version(6, 12)), None);
+            why(Version(6, 1)).is_some()
+        };
+        let call = "h0 = get_user_pages_fast m0 0x0 1 FOLL_FORCE";
+        let migrate = "migrate m0 0x0";
+        assert!(why(&["mmap m0 0x0 8 none private anon thp", call, migrate]));
+        assert!(!why(&["mmap m0 0x0 8 r private anon thp", call, migrate]));
+        assert!(!why(&["mmap m0 0x0 8 none private anon", call, migrate]));
+        assert!(!why(&["mmap m0 0x0 8 none private anon thp", call, "read m0 0x0 1"]));
     }
 
     #[test]
