@@ -185,7 +185,7 @@ fn the_port_is_the_c_in_windows() {
     for i in 0..8_000 {
         match i % 4 {
             0 => generator.race(&mut s),
-            _ => generator.aim(&mut s, against.steps_of_windowed()),
+            _ => generator.aim(&mut s, against.raced()),
         }
         same(&mut against, &s.ops);
     }

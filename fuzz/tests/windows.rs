@@ -3,7 +3,7 @@
 
 use gup_core::history::Kernel;
 use gup_core::step::StepKind;
-use gup_fuzz::exec::{Executor, Outcome, Trace};
+use gup_fuzz::exec::{Executor, Met, Outcome, Raced, Trace};
 use gup_fuzz::repro::report::op_line;
 use gup_fuzz::repro::{Reproducer, text};
 use gup_fuzz::scenario::{Op, Scenario};
@@ -191,6 +191,45 @@ fn a_file_may_be_cut_off_while_its_page_moves() {
             "h0 = pin_user_pages_remote m0 0x0 1 0\n",
         );
         assert!(ran > 20, "{kernel}, {file}: {ran}");
+    }
+}
+
+/// What is shown of a fast pin and of what another CPU does meanwhile.
+fn raced(kernel: &str, call: &str, inner: &str) -> Raced {
+    let mut exec = Executor::new(kernel.parse().unwrap());
+    let scenario = format!("{MAPPED}lru_add_drain_all\n{call}\nat {inner}\n");
+    assert_eq!(exec.run(&ops(&scenario)), None, "{scenario}");
+    let [raced] = exec.raced() else { panic!("{:?}", exec.raced()) };
+    assert_eq!(raced.at, 3);
+    raced.clone()
+}
+
+#[test]
+fn a_run_shows_where_windows_make_a_difference() {
+    let call = "h0 = pin_user_pages_fast m0 0x0 1 FOLL_WRITE";
+    for kernel in KERNELS {
+        let late = raced(kernel, call, "irq-restore 1 madvise m0 0x0 1 dontneed");
+        assert_eq!((late.met, late.freed, late.idle()), (Met::Ran, false, false));
+        let has = |kind, nth| late.places.iter().any(|w| w.kind == kind && w.nth == nth);
+        // The entry is read first, then the page is grabbed and the entry read again.
+        assert!(!has(StepKind::PteRead, 1), "{:?}", late.places);
+        assert!(has(StepKind::RefAddUnlessZero, 1), "{:?}", late.places);
+        assert!(has(StepKind::PteRead, 2), "{:?}", late.places);
+        // Nothing that dontneed writes, nor anything at all.
+        let unmet = [StepKind::TableRead, StepKind::SeqRead, StepKind::IrqSave, StepKind::Vmstat];
+        assert!(late.places.iter().all(|w| !unmet.contains(&w.kind)), "{:?}", late.places);
+
+        let early = raced(kernel, call, "pte-read 1 madvise m0 0x0 1 dontneed");
+        assert_eq!((early.met, early.freed), (Met::Ran, true));
+        // What had to wait has been tried on a copy of the world.
+        let waits = raced(kernel, call, "pte-read 1 munmap m0 0x0 1");
+        assert_eq!((waits.met, waits.places.is_empty()), (Met::Blocked, false));
+        let nothing = raced(kernel, call, "pte-read 1 unpin_user_pages h5");
+        assert_eq!((nothing.met, nothing.places.len()), (Met::Nothing, 0));
+        let nowhere = raced(kernel, call, "pte-read 9 madvise m0 0x0 1 dontneed");
+        assert_eq!((nowhere.met, nowhere.idle()), (Met::Nowhere, false));
+        let idle = raced(kernel, "read m1 0x0 1", "pte-read 1 madvise m0 0x0 1 dontneed");
+        assert_eq!((idle.met, idle.idle()), (Met::Nowhere, true));
     }
 }
 

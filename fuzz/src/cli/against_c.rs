@@ -204,7 +204,7 @@ mod with_c {
                 1 | 5 => generator.mutate(&mut scenario),
                 2 => generator.race(&mut scenario),
                 6 => generator.mutate_race(&mut scenario),
-                _ => generator.aim(&mut scenario, against.steps_of_windowed()),
+                _ => generator.aim(&mut scenario, against.raced()),
             }
             scenario.ops.truncate(MAX_OPS);
             if let Some(text) = compare(&mut against, &scenario.ops) {

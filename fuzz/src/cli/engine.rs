@@ -17,11 +17,11 @@ use clap::ValueEnum;
 use fastrand::Rng;
 use gup_core::history::{Defect, Kernel};
 
-use crate::exec::{Executor, Finding, Trace};
+use crate::exec::{Executor, Finding, Raced, Trace};
 use crate::generators::Generator;
 use crate::repro::Reproducer;
 use crate::repro::report::known;
-use crate::scenario::{MAX_OPS, Op, Scenario, StepCounts};
+use crate::scenario::{MAX_OPS, Op, Scenario};
 use crate::targets;
 
 /// How a scenario is run and judged.
@@ -190,13 +190,13 @@ pub struct Fuzzer {
     seen: Features,
     features: Vec<u32>,
     scenario: Scenario,
-    /// The last scenario of target `race`, the steps of the ops in it that have
-    /// windows, and how often it is yet to run with its windows elsewhere.
-    aimed: (Scenario, Vec<(usize, StepCounts)>, u8),
+    /// The last scenario of target `race`, what its run showed of the ops in it
+    /// that have windows, and how often it is yet to run with other windows.
+    aimed: (Scenario, Vec<Raced>, u8),
     executions: u64,
 }
 
-/// How often a scenario runs with its windows elsewhere.
+/// How often a scenario runs with other windows.
 const AIMS: u8 = 7;
 
 impl Fuzzer {
@@ -255,12 +255,12 @@ impl Fuzzer {
     }
 
     fn race_step(&mut self) -> (Option<Hit>, bool) {
-        let (aimed, steps, left) = &mut self.aimed;
+        let (aimed, raced, left) = &mut self.aimed;
         let s = &mut self.scenario;
         if *left > 0 {
             *left -= 1;
             s.ops.clone_from(&aimed.ops);
-            self.generator.aim(s, steps);
+            self.generator.aim(s, raced);
         } else if self.corpus.is_empty() || self.rng.bool() {
             *left = AIMS;
             self.generator.race(s);
@@ -272,11 +272,11 @@ impl Fuzzer {
         s.ops.truncate(MAX_OPS);
         aimed.ops.clone_from(&s.ops);
         let ran = self.run(Target::Race);
-        let (_, steps, left) = &mut self.aimed;
-        steps.clear();
-        steps.extend_from_slice(self.exec.steps_of_windowed());
-        if ran.0.is_some() {
-            // What was found is not looked for again.
+        let (_, raced, left) = &mut self.aimed;
+        raced.clear();
+        raced.extend_from_slice(self.exec.raced());
+        if ran.0.is_some() || raced.iter().all(Raced::idle) {
+            // What was found is not looked for again, nor where nothing can be.
             *left = 0;
         }
         ran

@@ -13,9 +13,9 @@ use gup_core::model::{Cpu, Limits, World};
 use gup_core::splat::{Splat, SplatKind};
 use gup_core::step::{Step, StepKind};
 
-use super::window::{Inner, Windows};
+use super::window::{Inner, Raced, Windows};
 use super::{Finding, Judged, Ledger, tear_down, uncounted};
-use crate::scenario::{CallOp, Op, StepCounts, What, split_first};
+use crate::scenario::{CallOp, Op, What, split_first};
 use crate::subject::Subject;
 
 /// The oracle's place in findings of a comparison.
@@ -85,7 +85,7 @@ pub struct Against<A, B> {
     theirs: Lane<B>,
     differences: &'static [Difference],
     ops_run: OpsRun,
-    steps: Vec<(usize, StepCounts)>,
+    raced: Vec<Raced>,
 }
 
 /// Ops that were compared; skipped ops do not count.
@@ -153,7 +153,7 @@ impl<A: Subject, B: Subject> Against<A, B> {
     pub fn new(kernel: Kernel, ours: A, theirs: B) -> Self {
         let (ours, theirs) = (Lane::new(ours), Lane::new(theirs));
         let ops_run = OpsRun::default();
-        Against { kernel, ours, theirs, differences: &[], ops_run, steps: Vec::new() }
+        Against { kernel, ours, theirs, differences: &[], ops_run, raced: Vec::new() }
     }
 
     /// The same, but for what is known to be different.
@@ -168,10 +168,10 @@ impl<A: Subject, B: Subject> Against<A, B> {
         self.ops_run
     }
 
-    /// As of an [`Executor`](super::Executor): the ops of the last run that
-    /// have windows, by their places, and the steps they took.
-    pub fn steps_of_windowed(&self) -> &[(usize, StepCounts)] {
-        &self.steps
+    /// As of an [`Executor`](super::Executor): what the last run showed of the
+    /// ops that have windows.
+    pub fn raced(&self) -> &[Raced] {
+        &self.raced
     }
 
     /// Runs a scenario up to the first difference.
@@ -201,8 +201,8 @@ impl<A: Subject, B: Subject> Against<A, B> {
         ops: &[Op],
         mut watch: impl FnMut(usize, Alike, &Cpu, Option<&Cpu>),
     ) -> Option<Divergence> {
-        let Against { kernel, ours, theirs, differences, ops_run, steps } = self;
-        steps.clear();
+        let Against { kernel, ours, theirs, differences, ops_run, raced } = self;
+        raced.clear();
         let uncounted = uncounted(*kernel, &ours.world);
         ours.ledger.get_mut().reset(&ours.world, uncounted);
         theirs.ledger.get_mut().reset(&theirs.world, uncounted);
@@ -228,7 +228,7 @@ impl<A: Subject, B: Subject> Against<A, B> {
             let should = their_windows.run(&b, op, inner, None).0;
             watch(i, alike, &a, Some(&b));
             if !inner.is_empty() {
-                steps.push((i, our_windows.taken()));
+                raced.push(our_windows.raced(i));
             }
             ops_run.count(alike, did.as_ref().map_or(1, |outcome| outcome.counts()));
             end = compare_all(

@@ -24,11 +24,12 @@ use gup_core::model::{Cpu, Limits, Page, Wait, World, filemap, lru, mmap, page, 
 pub use ledger::Ledger;
 pub use state::{Slot, SlotView, State};
 pub use trace::{PageRow, Trace, TraceLine};
+pub use window::{Met, Raced};
 
 use window::Windows;
 
 use crate::oracles::{Violation, bookkeeping};
-use crate::scenario::{CallResult, MMS, Op, StepCounts, Unpin, What, split_first};
+use crate::scenario::{CallResult, MMS, Op, Unpin, What, split_first};
 use crate::subject::{Chosen, Subject};
 
 /// One violation, and where it came up.
@@ -100,7 +101,7 @@ pub struct Executor<S: Subject = Chosen> {
     ledger: RefCell<Ledger>,
     ops_run: u64,
     features: Vec<u32>,
-    steps: Vec<(usize, StepCounts)>,
+    raced: Vec<Raced>,
 }
 
 impl Executor<Chosen> {
@@ -122,7 +123,7 @@ impl<S: Subject> Executor<S> {
             ledger: RefCell::new(Ledger::new()),
             ops_run: 0,
             features: Vec::new(),
-            steps: Vec::new(),
+            raced: Vec::new(),
         }
     }
 
@@ -166,10 +167,9 @@ impl<S: Subject> Executor<S> {
         out.extend_from_slice(&self.features);
     }
 
-    /// The ops of the last run that have windows, by their places, and the
-    /// steps they took.
-    pub fn steps_of_windowed(&self) -> &[(usize, StepCounts)] {
-        &self.steps
+    /// What the last run showed of the ops that have windows.
+    pub fn raced(&self) -> &[Raced] {
+        &self.raced
     }
 
     fn go(
@@ -178,7 +178,7 @@ impl<S: Subject> Executor<S> {
         compare: bool,
         mut lines: Option<&mut Vec<TraceLine>>,
     ) -> Option<Finding> {
-        let Executor { kernel, subject, world, shadow, copy, ledger, ops_run, features, steps } =
+        let Executor { kernel, subject, world, shadow, copy, ledger, ops_run, features, raced } =
             self;
         if compare && shadow.is_none() {
             *shadow = Some(Box::new(World::new(Limits::FUZZ)));
@@ -186,7 +186,7 @@ impl<S: Subject> Executor<S> {
         let shadow = if compare { shadow.as_deref() } else { None };
         ledger.get_mut().reset(world, uncounted(*kernel, world));
         features.clear();
-        steps.clear();
+        raced.clear();
         let windows = Windows::new(&*subject, &*ledger, copy);
         let cpu = Cpu::alone(world, *kernel, 0).watched_by(&windows);
         cpu.record_steps(lines.is_some());
@@ -206,7 +206,7 @@ impl<S: Subject> Executor<S> {
             }
             last = trace::feature(&cpu, op, outcome, last, features);
             if !inner.is_empty() {
-                steps.push((i, windows.taken()));
+                raced.push(windows.raced(i));
             }
             for (j, inner) in (i + 1..).zip(windows.inner().iter_mut()) {
                 *ops_run += inner.outcome.counts();

@@ -145,11 +145,13 @@ impl<S: Subject> Run<'_, '_, S> {
                 done.into()
             }
             What::Mprotect(r, prot) => {
-                // Waiver pin-then-mprotect.
-                if !cpu.since(Base::V6_12) {
-                    self.ledger.borrow_mut().untie(r.mm, r.bytes());
-                }
-                mmap::mprotect(cpu, r.mm, r.addr(), r.pages.into(), prot).into()
+                // Waiver pin-then-mprotect, for pins that come in a window, too.
+                let untie = || self.ledger.borrow_mut().untie(r.mm, r.bytes());
+                let waived = !cpu.since(Base::V6_12);
+                waived.then(untie);
+                let done = mmap::mprotect(cpu, r.mm, r.addr(), r.pages.into(), prot);
+                waived.then(untie);
+                done.into()
             }
             What::Dontneed(r) => {
                 self.unsettle(r);

@@ -43,7 +43,7 @@ use super::place;
 use super::trace::{self, TraceLine};
 use super::{Judged, Ledger, Outcome};
 use crate::oracles::Violation;
-use crate::scenario::{CallOp, CallResult, Op, StepCounts, What};
+use crate::scenario::{CallOp, CallResult, Op, StepCounts, What, Window};
 use crate::subject::Subject;
 
 const ALONE: Outcome = Outcome::Skipped("no op above it to run in");
@@ -58,6 +58,9 @@ pub(super) struct Inner {
     pub(super) op: Op,
     pub(super) outcome: Outcome,
     pub(super) violation: Option<Violation>,
+    /// On the copy of the world.
+    tried: Vec<Step>,
+    /// If a record is kept.
     pub(super) steps: Vec<Step>,
     pub(super) splats: Vec<Splat>,
     /// If a record is kept.
@@ -68,7 +71,129 @@ pub(super) struct Inner {
 impl Inner {
     fn new(op: Op) -> Self {
         let (outcome, violation, line) = (NOT_REACHED, None, None);
-        Inner { op, outcome, violation, steps: vec![], splats: vec![], line, done: false }
+        let (steps, tried, splats) = (vec![], vec![], vec![]);
+        Inner { op, outcome, violation, tried, steps, splats, line, done: false }
+    }
+
+    fn met(&self) -> Met {
+        match self.outcome {
+            NOT_REACHED => Met::Nowhere,
+            Outcome::Skipped(_) => Met::Nothing,
+            Outcome::Blocked(_) => Met::Blocked,
+            Outcome::Done | Outcome::Failed(_) | Outcome::Returned(_) => Met::Ran,
+        }
+    }
+}
+
+/// What became of the ops in the windows of an op: of several, the most.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Met {
+    /// No window was reached.
+    Nowhere,
+    /// They had nothing to work on there.
+    Nothing,
+    /// They would have had to wait there.
+    Blocked,
+    /// They ran.
+    Ran,
+}
+
+/// What a run showed of an op with windows.
+#[derive(Clone, Debug)]
+pub struct Raced {
+    /// Its place in the scenario.
+    pub at: usize,
+    /// What it is.
+    pub what: What,
+    /// How many steps of each kind it took.
+    pub steps: StepCounts,
+    /// What became of the ops in its windows.
+    pub met: Met,
+    /// Where windows can make a difference: before each step that uses what
+    /// the ops in them use, one of both writing, but for the first, before
+    /// which they might as well run before the whole op.
+    pub places: Vec<Window>,
+    /// The ops in its windows gave pages back.
+    pub freed: bool,
+}
+
+impl Raced {
+    /// Whether the op could not run, so that nothing can run inside of it.
+    pub fn idle(&self) -> bool {
+        self.steps.iter().all(|&n| n == 0)
+    }
+}
+
+/// The steps of the op around, each with its number among those of its kind.
+#[derive(Debug)]
+struct Taken {
+    counts: StepCounts,
+    steps: Vec<(Step, u16)>,
+}
+
+impl Taken {
+    const NONE: Taken = Taken { counts: [0; StepKind::ALL.len()], steps: Vec::new() };
+
+    fn clear(&mut self) {
+        self.counts = Taken::NONE.counts;
+        self.steps.clear();
+    }
+
+    /// Adds a step; answers its number.
+    fn add(&mut self, step: &Step) -> u16 {
+        let n = &mut self.counts[step.kind as usize];
+        *n = n.saturating_add(1);
+        self.steps.push((*step, *n));
+        *n
+    }
+}
+
+/// What ops use: sets of frames, address spaces, files and page-table entries.
+#[derive(Default)]
+struct Used {
+    read: [u128; Used::WORDS],
+    written: [u128; Used::WORDS],
+}
+
+impl Used {
+    const WORDS: usize = 8;
+
+    /// The number of what a step uses, and whether it writes there; `None` if
+    /// it makes no difference who is first: locks, barriers, statistics.
+    fn of(step: &Step) -> Option<(usize, bool)> {
+        use StepKind::{
+            Barrier, CacheRead, CacheSet, EntryRmw, EntrySet, IrqRestore, IrqSave, Lock,
+            MmFlagRead, MmFlagSet, MmapLock, MmapUnlock, PteRead, SeqRead, SeqRetry, SeqWrite,
+            Signal, TableRead, Unlock, Vmstat,
+        };
+        let first = match step.kind {
+            Vmstat | Lock | Unlock | MmapLock | MmapUnlock | IrqSave | IrqRestore | Signal
+            | Barrier => return None,
+            SeqRead | SeqRetry | SeqWrite | MmFlagRead | MmFlagSet => 128,
+            CacheRead | CacheSet => 192,
+            TableRead | PteRead | EntrySet | EntryRmw => 256,
+            _ => 0,
+        };
+        let reads = step.kind.is_read() || matches!(step.kind, SeqRead | SeqRetry);
+        Some((first + step.object as usize, !reads))
+    }
+
+    fn add(&mut self, steps: &[Step]) {
+        for (object, writes) in steps.iter().filter_map(Used::of) {
+            let set = if writes { &mut self.written } else { &mut self.read };
+            if let Some(word) = set.get_mut(object / 128) {
+                *word |= 1 << (object % 128);
+            }
+        }
+    }
+
+    fn meets(&self, step: &Step) -> bool {
+        let has = |set: &[u128], object: usize| {
+            set.get(object / 128).is_some_and(|word| word >> (object % 128) & 1 != 0)
+        };
+        Used::of(step).is_some_and(|(object, writes)| {
+            has(&self.written, object) || (writes && has(&self.read, object))
+        })
     }
 }
 
@@ -115,7 +240,7 @@ pub(super) struct Windows<'a, S: Subject> {
     /// The process that the op starts.
     starts: Cell<Option<MmId>>,
     inner: RefCell<Vec<Inner>>,
-    taken: RefCell<StepCounts>,
+    taken: RefCell<Taken>,
     seen: RefCell<Seen>,
     ran: Cell<bool>,
 }
@@ -133,7 +258,7 @@ impl<'a, S: Subject> Windows<'a, S> {
             op: Cell::new(Op::from(What::LruAddDrain)),
             starts: Cell::new(None),
             inner: RefCell::new(Vec::new()),
-            taken: RefCell::new([0; StepKind::ALL.len()]),
+            taken: RefCell::new(Taken::NONE),
             seen: RefCell::new(Seen::NOTHING),
             ran: Cell::new(false),
         }
@@ -175,13 +300,26 @@ impl<'a, S: Subject> Windows<'a, S> {
             _ => None,
         });
         self.inner.borrow_mut().extend(inner.iter().copied().map(Inner::new));
-        *self.taken.borrow_mut() = [0; StepKind::ALL.len()];
+        self.taken.borrow_mut().clear();
         *self.seen.borrow_mut() = Seen::of(cpu, op);
     }
 
-    /// The steps that the op has taken, if it has windows.
-    pub(super) fn taken(&self) -> StepCounts {
-        *self.taken.borrow()
+    /// What the run showed of the op, which is at `at` and has windows.
+    pub(super) fn raced(&self, at: usize) -> Raced {
+        let all = self.inner.borrow();
+        let mut used = Used::default();
+        all.iter().for_each(|inner| used.add(&inner.tried));
+        let taken = self.taken.borrow();
+        let met = taken.steps.iter().filter(|(step, _)| used.meets(step));
+        let window = |&(step, nth): &(Step, u16)| Window { kind: step.kind, nth };
+        Raced {
+            at,
+            what: self.op.get().what,
+            steps: taken.counts,
+            met: all.iter().map(Inner::met).max().unwrap_or(Met::Nowhere),
+            places: met.skip(1).map(window).collect(),
+            freed: all.iter().any(|i| i.tried.iter().any(|s| s.kind == StepKind::Free)),
+        }
     }
 
     /// The ops that ran, or did not, in the order of the lines.
@@ -218,7 +356,9 @@ impl<'a, S: Subject> Windows<'a, S> {
         copy.copy_from(outer.world);
         let ledger = RefCell::new(self.ledger.borrow().clone());
         let cpu = Cpu::beside(outer, copy);
+        cpu.record_steps(true);
         let (dry, _) = self.run_inside(&cpu, &ledger, &inner.op);
+        inner.tried = cpu.recorded_steps().to_vec();
         let retries = cpu.events().contains(Event::OUT_OF_BUDGET).then_some(Wait::Retries);
         if let Some(wait) = cpu.waits_for().or(retries) {
             inner.outcome = Outcome::Blocked(wait);
@@ -266,12 +406,7 @@ impl<'a, S: Subject> Windows<'a, S> {
 
 impl<S: Subject> Watch for Windows<'_, S> {
     fn before(&self, cpu: &Cpu, step: &Step) {
-        let nth = {
-            let mut taken = self.taken.borrow_mut();
-            let n = &mut taken[step.kind as usize];
-            *n = n.saturating_add(1);
-            *n
-        };
+        let nth = self.taken.borrow_mut().add(step);
         let here = |inner: &Inner| {
             !inner.done && inner.op.at.is_some_and(|w| w.kind == step.kind && w.nth == nth)
         };

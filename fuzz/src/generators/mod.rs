@@ -7,6 +7,8 @@
 //! around the same few pages. Each scenario picks one or two such places and
 //! a taste (which kinds of ops it uses at all), and draws the rest.
 
+use std::collections::HashMap;
+
 use fastrand::Rng;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
@@ -18,7 +20,7 @@ use gup_core::model::zone::Prefer;
 
 use crate::scenario::{
     BLOCKS, CALL_FLAGS, CPUS, Call, CallOp, Handle, MAX_NTH, MAX_OPS, MAX_PAGES, Op, PAGES, Range,
-    Scenario, Unpin, What, flags_of,
+    Scenario, Unpin, What, Window, flags_of,
 };
 
 /// Handles that a scenario uses; few, so that ops meet.
@@ -46,6 +48,9 @@ const FLAG_WEIGHTS: [(Foll, u8); 14] = [
 pub struct Generator {
     rng: Rng,
     base: Base,
+    /// Where windows were seen to make a difference, by the opcode of the op
+    /// around.
+    windows: HashMap<u8, Vec<Window>>,
 }
 
 /// The place a scenario is about.
@@ -75,7 +80,7 @@ struct Taste {
 impl Generator {
     /// A generator of scenarios for a base: of the calls and flags it has.
     pub fn new(seed: u64, base: Base) -> Self {
-        Generator { rng: Rng::with_seed(seed), base }
+        Generator { rng: Rng::with_seed(seed), base, windows: HashMap::new() }
     }
 
     fn one_in(&mut self, n: u8) -> bool {

@@ -2,18 +2,23 @@
 //! Scenarios with windows.
 //!
 //! Drawn like any other, but shorter and busier; then some ops get others
-//! that run in the middle of them, about the same pages. Where windows can be
-//! is known once the scenario has run: then it runs some more times, with the
-//! windows elsewhere.
+//! that run in the middle of them, about the same pages. Once the scenario has
+//! run, it is known where they meet: at the steps of the op around that use
+//! what the ops in the windows use, one of both writing. Then it runs some more
+//! times, with the windows at such steps, or with others in them.
 
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
 use gup_core::step::StepKind;
 
 use super::{FEW_HANDLES, Generator, Mapped, Place, Taste};
+use crate::exec::{Met, Raced};
 use crate::scenario::{
     MAX_OPS, MMS, Op, PAGES, Range, Scenario, StepCounts, What, Window, end_of_group,
 };
+
+/// Windows that are remembered for each kind of op.
+const WINDOWS_KEPT: usize = 64;
 
 /// Whether the op takes steps at all; settings do not.
 fn takes_steps(what: &What) -> bool {
@@ -27,37 +32,45 @@ impl Generator {
         out.ops.clear();
         let taste = self.busy();
         let places = [self.race_place(taste), self.race_place(taste)];
-        let used = if self.rng.bool() { &places[..] } else { &places[..1] };
+        let used = if self.one_in(3) { &places[..1] } else { &places[..] };
         for place in used {
             self.push(out, Self::mmap(place.range, Prot::ReadWrite, place.kind), taste);
         }
         if !self.one_in(4) {
             self.push(out, What::Write(places[0].range), taste);
         }
-        if self.one_in(3) {
-            self.push(out, What::LruAddDrainAll, taste);
-        }
-        for _ in 0..self.rng.u8(0..4) {
+        self.drain(out, taste);
+        for _ in 0..self.rng.u8(0..5) {
             let range = self.range(places[0]);
-            let what = match self.rng.bool() {
-                true => self.page_work(range),
-                false => self.disturbance(range, places[0], taste),
+            // The rest mostly takes away what is there.
+            let what = match self.one_in(4) {
+                false => self.page_work(range),
+                true => self.disturbance(range, places[0], taste),
             };
             self.push_fitting(out, what, taste);
         }
+        self.drain(out, taste);
         for _ in 0..=self.rng.u8(0..2) {
             let range = self.range(places[0]);
-            let what = match self.rng.u8(0..4) {
+            let what = match self.rng.u8(0..5) {
                 0 => self.call(range),
-                1 => self.fast_call(range),
+                1..=2 => self.fast_call(range),
                 _ => self.disturbance(range, places[0], taste),
             };
             self.push_fitting(out, what, taste);
-            self.open_window(out, out.ops.len() - 1, used, taste);
+            self.open_window(out, out.ops.len() - 1, taste);
         }
         for _ in 0..self.rng.u8(0..4) {
             let what = self.what(places[0], taste);
             self.push_fitting(out, what, taste);
+        }
+    }
+
+    /// As long as a page waits in a batch for its place on the LRU, there is a
+    /// reference more: it cannot be moved, split or collapsed.
+    fn drain(&mut self, out: &mut Scenario, taste: Taste) {
+        if self.rng.bool() {
+            self.push(out, What::LruAddDrainAll, taste);
         }
     }
 
@@ -153,42 +166,120 @@ impl Generator {
     /// Lets some ops run in a window of op `at`, which is in none: about the
     /// same pages as that op, or others that the scenario is about. How many
     /// steps the op takes is not known yet; see [`Generator::aim`].
-    fn open_window(&mut self, s: &mut Scenario, at: usize, places: &[Place], taste: Taste) {
+    fn open_window(&mut self, s: &mut Scenario, at: usize, taste: Taste) {
         let around = s.ops[at].what;
         if !takes_steps(&around) {
             return;
         }
-        let window = Window { kind: self.pick(StepKind::ALL), nth: self.rng.u16(1..=4) };
+        let window = self.likely_window(&around);
         let mut more = true;
         while more && s.ops.len() < MAX_OPS {
             let end = end_of_group(&s.ops, at);
-            let place = self.pick(places);
+            let place = self.mapped_place(s, taste);
             let range = match around.range() {
-                Some(range) if self.rng.bool() => range,
+                Some(range) if !self.one_in(4) => range,
                 _ => self.range(place),
             };
-            let mut what = match end > at + 1 && self.rng.bool() {
+            let what = match end > at + 1 && self.rng.bool() {
                 // What the ops before it gave up is used again.
-                true => What::Write(range),
+                true => What::Write(place.range),
                 false => self.disturbance(range, place, taste),
             };
-            self.fit(&mut what, &s.ops[..end]);
-            if let Some(op) = Op::decode(Op::from(what).encode()) {
-                s.ops.insert(end, Op { at: Some(window), ..op });
-            }
+            self.push_inside(s, at, window, what);
             more = self.one_in(2);
         }
     }
 
-    /// Puts windows of a scenario elsewhere: at any step, or any kind of step,
-    /// that the op around was seen to take when the scenario ran.
-    pub fn aim(&mut self, s: &mut Scenario, steps: &[(usize, StepCounts)]) {
-        for (at, taken) in steps {
-            let end = end_of_group(&s.ops, *at);
-            let Some(window) = self.window(taken) else { continue };
-            for op in &mut s.ops[at + 1..end] {
-                op.at = Some(window);
+    /// A place that the scenario maps something at.
+    fn mapped_place(&mut self, s: &Scenario, taste: Taste) -> Place {
+        let all = || {
+            s.ops.iter().filter_map(|op| match op.what {
+                What::Mmap(range, _, kind) => Some(Place { range, kind: Mapped::Kind(kind) }),
+                What::MmapFile(range, _, map) => Some(Place { range, kind: Mapped::File(map) }),
+                _ => None,
+            })
+        };
+        let nth = self.rng.usize(0..all().count().max(1));
+        all().nth(nth).unwrap_or_else(|| self.race_place(taste))
+    }
+
+    /// Where a window of such an op was seen to make a difference, or anywhere.
+    fn likely_window(&mut self, around: &What) -> Window {
+        let near = !self.one_in(4);
+        if let Some(seen) = self.windows.get(&around.opcode()).filter(|_| near) {
+            return seen[self.rng.usize(0..seen.len())];
+        }
+        Window { kind: self.pick(StepKind::ALL), nth: self.rng.u16(1..=4) }
+    }
+
+    /// Keeps a window that makes a difference, in place of an earlier one if
+    /// there are enough.
+    fn remember(&mut self, around: &What, places: &[Window]) {
+        if places.is_empty() {
+            return;
+        }
+        let window = self.pick(places);
+        let seen = self.windows.entry(around.opcode()).or_default();
+        if seen.len() < WINDOWS_KEPT {
+            seen.push(window);
+        } else {
+            seen[self.rng.usize(0..WINDOWS_KEPT)] = window;
+        }
+    }
+
+    /// Changes the windows of a scenario by what its run showed: they go to
+    /// another step at which it makes a difference who is first, or to any
+    /// step. Where they make none, others mostly take their place; what was
+    /// freed in them may be used again.
+    pub fn aim(&mut self, s: &mut Scenario, raced: &[Raced]) {
+        let taste = self.busy();
+        // From the end, so that the places of those before stay.
+        for r in raced.iter().rev() {
+            self.remember(&r.what, &r.places);
+            let redraw = match r.met {
+                Met::Nowhere => false,
+                Met::Nothing => !self.one_in(8),
+                Met::Blocked => self.rng.bool(),
+                Met::Ran if r.places.is_empty() => !self.one_in(4),
+                Met::Ran => self.one_in(4),
+            };
+            if redraw {
+                s.ops.drain(r.at + 1..end_of_group(&s.ops, r.at));
+                self.open_window(s, r.at, taste);
+            } else if r.freed && r.met == Met::Ran && self.rng.bool() {
+                self.use_again(s, r.at, taste);
             }
+            let aimed = !r.places.is_empty() && !self.one_in(8);
+            let window = if aimed { Some(self.pick(&r.places)) } else { self.window(&r.steps) };
+            let end = end_of_group(&s.ops, r.at);
+            for op in &mut s.ops[r.at + 1..end] {
+                op.at = window.or(op.at);
+            }
+        }
+    }
+
+    /// Lets what the op in the window of op `at` freed be used again, if there
+    /// is one op there alone.
+    fn use_again(&mut self, s: &mut Scenario, at: usize, taste: Taste) {
+        if end_of_group(&s.ops, at) != at + 2 {
+            return;
+        }
+        let range = self.mapped_place(s, taste).range;
+        let what = match self.one_in(4) {
+            true => What::Fork(range.mm, MmId(self.rng.u8(0..MMS))),
+            false => What::Write(range),
+        };
+        if let Some(window) = s.ops[at + 1].at {
+            self.push_inside(s, at, window, what);
+        }
+    }
+
+    /// Lets an op run in the middle of op `at`, after those that are there.
+    fn push_inside(&mut self, s: &mut Scenario, at: usize, window: Window, mut what: What) {
+        let end = end_of_group(&s.ops, at);
+        self.fit(&mut what, &s.ops[..end]);
+        if let Some(op) = Op::decode(Op::from(what).encode()) {
+            s.ops.insert(end, Op { at: Some(window), ..op });
         }
     }
 
@@ -227,14 +318,15 @@ impl Generator {
 
     /// What the kernel does to a page that is mapped.
     fn page_work(&mut self, range: Range) -> What {
-        let first = Range { pages: 1, ..range };
+        let page = range.page + self.rng.u8(0..range.pages);
+        let one = Range { page, pages: 1, ..range };
         match self.rng.u8(0..6) {
-            0 => What::Migrate(first),
-            1 => What::SplitHugePage(first),
-            2 => What::SplitHugePmd(first),
-            3 => What::Collapse(first),
+            0 => What::Migrate(one),
+            1 => What::SplitHugePage(one),
+            2 => What::SplitHugePmd(one),
+            3 => What::Collapse(one),
             4 => What::NumaHint(range),
-            _ => What::Swapout(first),
+            _ => What::Swapout(one),
         }
     }
 
@@ -257,9 +349,7 @@ impl Generator {
         let around = s.ops[..=at].iter().rposition(|op| op.at.is_none()).unwrap_or(0);
         let Some(window) = s.ops[at].at else {
             let taste = self.busy();
-            let range = self.some_range(s, at, taste);
-            let kind = Mapped::Kind(Kind::Anon);
-            self.open_window(s, around, &[Place { range, kind }], taste);
+            self.open_window(s, around, taste);
             return;
         };
         s.ops[at].at = Some(match self.rng.u8(0..4) {
@@ -292,5 +382,32 @@ mod tests {
         }
         let missing: Vec<_> = StepKind::ALL.iter().filter(|&&k| !drawn[k as usize]).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn windows_go_where_they_make_a_difference() {
+        let at = |kind, nth| Some(Window { kind, nth });
+        let op = |text: &str| text.parse::<Op>().unwrap();
+        let call = op("h0 = pin_user_pages_fast m0 0x0 1 0");
+        let zap = Op { at: at(StepKind::IrqSave, 1), ..op("madvise m0 0x0 1 dontneed") };
+        let before = Scenario { ops: vec![op("mmap m0 0x0 8 rw private anon"), call, zap] };
+        let mut steps = [0; StepKind::ALL.len()];
+        (steps[StepKind::IrqSave as usize], steps[StepKind::PteRead as usize]) = (1, 2);
+        let places = vec![Window { kind: StepKind::PteRead, nth: 2 }];
+        let raced = Raced { at: 1, what: call.what, steps, met: Met::Ran, places, freed: true };
+        let mut g = Generator::new(1, Base::V6_12);
+        let (mut aimed, mut kept, mut used_again) = (0, 0, 0);
+        for _ in 0..1_000 {
+            let mut s = before.clone();
+            g.aim(&mut s, std::slice::from_ref(&raced));
+            let inner = &s.ops[2..];
+            assert!(inner.iter().all(|op| op.at == inner[0].at && op.at.is_some()), "{s:?}");
+            aimed += u32::from(inner[0].at == at(StepKind::PteRead, 2));
+            kept += u32::from(inner[0].what == zap.what);
+            used_again += u32::from(inner.len() == 2 && inner[0].what == zap.what);
+        }
+        assert!((850..990).contains(&aimed), "{aimed}");
+        assert!((700..900).contains(&kept), "{kept}");
+        assert!(used_again > 300, "{used_again}");
     }
 }
