@@ -125,7 +125,7 @@ impl GuestRun {
 }
 
 /// Whether a kernel says in this line that something went wrong.
-fn is_bad(line: &str) -> bool {
+pub(super) fn is_bad(line: &str) -> bool {
     ["WARNING:", "BUG", "Oops", "cut here", "Kernel panic"].iter().any(|w| line.contains(w))
 }
 
