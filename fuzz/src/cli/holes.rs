@@ -175,6 +175,15 @@ pub(super) fn run(command: impl Fn() -> Command, args: &[String]) -> Outcome {
     Ok(print(&mutants, args.is_empty()))
 }
 
+/// Prints the function with its line, and below it the way to the step.
+fn print_hole(mutant: &str) {
+    let words: Vec<&str> = mutant.splitn(4, ' ').collect();
+    if let [base, function, line, step] = words[..] {
+        println!("{base} {function} {line}");
+        print!("{}", wrap(&step.replace('/', " > "), "    ", "        "));
+    }
+}
+
 /// Prints the holes; `all` says that no race was left out.
 fn print(mutants: &BTreeMap<String, bool>, all: bool) -> Verdict {
     let holes: Vec<&str> =
@@ -189,12 +198,12 @@ fn print(mutants: &BTreeMap<String, bool>, all: bool) -> Verdict {
     }
     for (row, holes) in &rows {
         println!();
-        holes.iter().for_each(|hole| println!("{hole}"));
-        print!("{}", wrap(KNOWN[*row].3, "    ", "    "));
+        holes.iter().for_each(|hole| print_hole(hole));
+        print!("{}", wrap(KNOWN[*row].3, "    = ", "      "));
     }
     if !unknown.is_empty() {
         println!("\nNo reason is known for:");
-        unknown.iter().for_each(|hole| println!("{hole}"));
+        unknown.iter().for_each(|hole| print_hole(hole));
     }
     let count = |n| rows.get(&n).map_or(0, Vec::len);
     let others: Vec<usize> = (0..KNOWN.len()).filter(|&n| all && count(n) != KNOWN[n].1).collect();
