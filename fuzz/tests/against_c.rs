@@ -15,7 +15,7 @@ use gup_core::splat::SplatKind;
 use gup_fuzz::exec::Executor;
 use gup_fuzz::exec::against::Against;
 use gup_fuzz::generators::Generator;
-use gup_fuzz::real::{against_c, base, explain};
+use gup_fuzz::real::{self, against_c, base, explain};
 use gup_fuzz::repro::report::{judge, known_of_c, subject_text};
 use gup_fuzz::repro::text;
 use gup_fuzz::scenario::{Op, Scenario};
@@ -145,11 +145,11 @@ fn what_the_text_is_known_to_do_shows_on_the_c_and_is_told_from_news() {
     for file in std::fs::read_dir(dir).unwrap().flatten() {
         let r = text::parse(&std::fs::read(file.path()).unwrap()).unwrap();
         let Some(finding) = judge(&mut on_c, &r.ops()) else { continue };
-        let defect = known_of_c(kernel(), &r.ops(), &finding);
+        let defect = known_of_c(real::kernel(), &r.ops(), &finding);
         known.push(defect.unwrap_or_else(|| panic!("{}: {finding:?}", r.title)));
         // The same rule in another function is something else.
         let other = gup_fuzz::exec::Finding { function: "get_dump_page", ..finding };
-        assert_eq!(known_of_c(kernel(), &r.ops(), &other), None);
+        assert_eq!(known_of_c(real::kernel(), &r.ops(), &other), None);
     }
     known.sort_by_key(|&d| d as u32);
     known.dedup();
