@@ -29,11 +29,13 @@ const MACROS: [&str; 2] = ["INTERNAL_GUP_FLAGS", "folio_has_pincount"];
 
 /// Functions, each after those it calls. A tree need not have them all: what
 /// gup.c asks for and nobody defines, the compiler misses.
-const FUNCTIONS: [&str; 18] = [
+const FUNCTIONS: [&str; 19] = [
     "is_cow_mapping",
     "vma_is_anonymous",
     // Until v5.18.
     "hpage_pincount_available",
+    // Of the trees before 5.18, that of v5.17 asks for it.
+    "try_get_page",
     "is_pinnable_page",
     "is_zero_page",
     "is_zero_folio",

@@ -135,6 +135,7 @@ struct shim_vma shim_find_extend_vma(unsigned int mm, u64 addr);
 #define thp_nr_pages(p) folio_nr_pages(p)
 #define page_ref_count(p) folio_ref_count(p)
 #define page_ref_add(p, n) folio_ref_add(p, n)
+#define page_ref_inc(p) folio_ref_add(p, 1)
 #define page_ref_sub(p, n) folio_ref_add(p, -(n))
 bool shim_page_cache_add_speculative(uint16_t page, int refs);
 #define page_cache_add_speculative(p, n) \
