@@ -73,6 +73,11 @@ pub fn swap_out(cpu: &Cpu, page: Page) -> Result<(), Errno> {
 
 /// One locked page of shrink_page_list(), shrink_folio_list(), mm/vmscan.c
 fn shrink_page(cpu: &Cpu, head: Page) -> Result<(), Errno> {
+    // It may have been freed before it was isolated, and be of a file now:
+    // those are not reclaimed here.
+    if !page_anon(cpu, head) {
+        return Err(Errno::EBUSY);
+    }
     if !in_swap_cache(cpu, head) {
         // What is pinned cannot be reclaimed, and from the swap cache a fault
         // might copy it away from its pin.
