@@ -368,7 +368,8 @@ pub struct Job {
 }
 
 /// Who takes turns if nothing is said.
-pub const USUAL: [Target; 3] = [Target::Sequence, Target::Sequence, Target::FastVsSlow];
+pub const USUAL: [Target; 4] =
+    [Target::Sequence, Target::Sequence, Target::FastVsSlow, Target::Race];
 
 /// Every sixteenth execution is of the target `text`; the others take turns.
 fn target_of(execution: u64, targets: &[Target]) -> Option<Target> {

@@ -65,7 +65,7 @@ pub struct Nightly {
     /// Interesting scenarios, kept between nights [default: fuzz/corpus]
     #[arg(long)]
     corpus: Option<PathBuf>,
-    /// What to run, in turn [default: sequence, twice, and fast_vs_slow]
+    /// What to run, in turn [default: sequence, twice, fast_vs_slow and race]
     #[arg(long, value_delimiter = ',')]
     target: Vec<Target>,
     /// Print summary.json instead of text
