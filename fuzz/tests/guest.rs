@@ -9,12 +9,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, id};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gup_fuzz::on_kernel::machine::{Guest, ProgramRun, Trouble};
 use gup_fuzz::on_kernel::parts::{Choice, QEMU, compile, gather};
 use gup_fuzz::on_kernel::wire::Answer;
 use gup_fuzz::scenario::Op;
+
+/// A process has one guest at a time; the emulators of it are counted, too.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A guest with a program in it.
 fn with_program(name: &str, text: &str) -> Guest {
@@ -54,10 +61,10 @@ fn misbehaves(name: &str, text: &str) -> ProgramRun {
     run
 }
 
-/// One test: what it counts are the processes of all.
 #[test]
 #[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
 fn a_guest_that_misbehaves_is_named_and_replaced() {
+    let _alone = alone();
     let run = misbehaves(
         "crash",
         "#include <stdio.h>
@@ -135,6 +142,7 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 #[test]
 #[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
 fn no_emulator_is_left_if_we_are_killed() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("scenario.gup");
     fs::write(&file, PLAIN).unwrap();
@@ -156,6 +164,7 @@ fn no_emulator_is_left_if_we_are_killed() {
 #[test]
 #[ignore = "needs QEMU and a kernel's headers: cargo gup test"]
 fn user_space_cannot_ask_for_numa_hints_of_a_range() {
+    let _alone = alone();
     let mut guest = with_program(
         "lazy",
         "#include <errno.h>

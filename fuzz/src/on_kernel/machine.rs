@@ -363,7 +363,8 @@ pub struct Guest {
 
 impl Guest {
     /// A guest that boots when it is first needed. Its console goes to a file
-    /// beside its archive.
+    /// beside its archive, which is named after the process: it has one guest
+    /// at a time.
     pub fn new(parts: Parts) -> Guest {
         let name = format!("console-{}", std::process::id());
         let console = parts.initrd.with_file_name(name);
