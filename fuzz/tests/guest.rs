@@ -6,10 +6,9 @@
 //! They need QEMU and a kernel's headers, so `cargo gup test` runs them where
 //! those are, and says so where not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, id};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gup_fuzz::on_kernel::machine::{Guest, ProgramRun, Trouble};
@@ -18,9 +17,11 @@ use gup_fuzz::on_kernel::wire::Answer;
 use gup_fuzz::scenario::Op;
 
 /// A process has one guest at a time; the emulators of it are counted, too.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+fn alone() -> File {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest.lock");
+    let file = File::create(path).unwrap();
+    file.lock().unwrap();
+    file
 }
 
 /// A guest with a program in it.
