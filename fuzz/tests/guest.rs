@@ -16,7 +16,7 @@ use gup_fuzz::on_kernel::parts::{Choice, QEMU, compile, gather};
 use gup_fuzz::on_kernel::wire::Answer;
 use gup_fuzz::scenario::Op;
 
-/// A process has one guest at a time; the emulators of it are counted, too.
+/// Emulators are counted by process: one test with its own at a time.
 fn alone() -> File {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest.lock");
     let file = File::create(path).unwrap();
@@ -27,7 +27,8 @@ fn alone() -> File {
 /// A guest with a program in it.
 fn with_program(name: &str, text: &str) -> Guest {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut guest = Guest::new(gather(root, &Choice::Debian("6.12".into()), true).unwrap());
+    let mut guest =
+        Guest::new(gather(root, &Choice::Debian("6.12".into()), true).unwrap()).unwrap();
     guest.bring(&[(name.into(), compile(text).unwrap())]).unwrap();
     guest
 }

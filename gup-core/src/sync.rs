@@ -14,7 +14,7 @@ use loom::sync::{Mutex, MutexGuard};
 #[cfg(loom)]
 pub(crate) use loom::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(loom)]
-pub(crate) use loom::thread::yield_now;
+pub(crate) use loom::thread::{self, ThreadId, yield_now};
 #[cfg(not(loom))]
 pub use std::sync::Arc;
 #[cfg(not(loom))]

@@ -85,7 +85,7 @@ impl OnKernel {
             let message = format!("what version is a kernel {}?", parts.release);
             Failure::new(message, "cargo gup confirm --help")
         })?;
-        Ok((Guest::new(parts), version))
+        Ok((Guest::new(parts)?, version))
     }
 }
 

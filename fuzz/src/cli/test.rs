@@ -17,10 +17,10 @@ use crate::on_kernel::parts;
 /// Runs everything that CI runs.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Steps: fmt, clippy, tests, regressions, loom, docs; if QEMU and a kernel's
-headers are there, guests that misbehave, 100 scenarios on a stock kernel,
-and the tracked ones with their C programs. The output of a step is shown if
-it fails.
+Steps: fmt, clippy, tests, regressions, loom, docs; the port beside the real
+mm/gup.c, if its text is there; if QEMU and a kernel's headers are, guests
+that misbehave, 100 scenarios on a stock kernel, and the tracked ones with
+their C programs. The output of a step is shown if it fails.
 
 Examples:
   cargo gup test

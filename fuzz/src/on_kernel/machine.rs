@@ -14,6 +14,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::disks;
 use super::parts::{Parts, QEMU, emulator};
 use super::wire::{Answer, EXEC, GO, Line, RUN, Seen};
@@ -337,23 +339,14 @@ impl GuestRun {
     }
 }
 
-/// What it printed is in the answers.
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.machine = None;
-        fs::remove_file(&self.console).ok();
-        self.own_initrd.take().and_then(|file| fs::remove_file(file).ok());
-    }
-}
-
 /// Boots a kernel as often as it takes.
 #[derive(Debug)]
 pub struct Guest {
     parts: Parts,
-    console: PathBuf,
     machine: Option<Machine>,
-    /// An archive that is for this guest only.
-    own_initrd: Option<PathBuf>,
+    /// Where its console goes, and the archive that is for this guest only:
+    /// dropped after the machine that writes there.
+    dir: TempDir,
     /// The longest that it may say nothing, from the next boot on: after that
     /// it hangs.
     pub silence: Duration,
@@ -362,15 +355,18 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest that boots when it is first needed. Its console goes to a file
-    /// beside its archive, which is named after the process: it has one guest
-    /// at a time.
-    pub fn new(parts: Parts) -> Guest {
-        let name = format!("console-{}", std::process::id());
-        let console = parts.initrd.with_file_name(name);
-        let (machine, own_initrd) = (None, None);
-        let (silence, booting) = (SILENCE, Duration::ZERO);
-        Guest { parts, console, machine, own_initrd, silence, boots: 0, booting }
+    /// A guest that boots when it is first needed. What is its own is in a
+    /// folder beside its archive, and gone with it.
+    ///
+    /// # Errors
+    /// If there cannot be such a folder.
+    pub fn new(parts: Parts) -> Result<Guest, Failure> {
+        let beside = parts.initrd.with_file_name("");
+        let dir = tempfile::Builder::new().prefix("guest-").tempdir_in(&beside);
+        let next = format!("ls -ld {}", beside.display());
+        let dir = dir.map_err(|e| Failure::new(format!("{}: {e}", beside.display()), next))?;
+        let (machine, silence, booting) = (None, SILENCE, Duration::ZERO);
+        Ok(Guest { parts, machine, dir, silence, boots: 0, booting })
     }
 
     /// Brings programs along, by name, from the next boot on.
@@ -379,11 +375,7 @@ impl Guest {
     /// If the archive cannot be written.
     pub fn bring(&mut self, programs: &[(String, Vec<u8>)]) -> Result<(), Failure> {
         self.machine = None;
-        let name = format!("initrd-{}", std::process::id());
-        let initrd = self.console.with_file_name(name);
-        self.parts.bring(programs, &initrd)?;
-        self.own_initrd = Some(initrd);
-        Ok(())
+        self.parts.bring(programs, &self.dir.path().join("initrd"))
     }
 
     /// The kernel's release.
@@ -431,7 +423,8 @@ impl Guest {
             Some(machine) => Ok(machine),
             none => {
                 let start = Instant::now();
-                let machine = Machine::boot(&self.parts, &self.console, self.silence)?;
+                let console = self.dir.path().join("console");
+                let machine = Machine::boot(&self.parts, &console, self.silence)?;
                 self.boots += 1;
                 self.booting += start.elapsed();
                 Ok(none.insert(machine))
