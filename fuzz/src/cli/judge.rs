@@ -237,7 +237,7 @@ fn print_table(rows: &[Row], no_loom: bool) {
     }
     println!("\"holds\" means that nothing was found by what was run, not that it is right.");
     if no_loom {
-        println!("Races were not looked at: run without --no-loom.");
+        println!("Races were looked at by windows alone: run without --no-loom.");
     }
     if let Some(bad) = rows.iter().find(|r| r.reproducer_ops.is_some()) {
         println!("next: cargo gup nightly --minutes 1 --kernel {}", word(&bad.run_on));

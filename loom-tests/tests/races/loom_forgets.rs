@@ -8,6 +8,9 @@
 //! (A1) may come behind (B2), and find 1. loom runs (A1) first; then (B1) takes
 //! its place as the last load, and (B2) is not tried before (A1).
 
+// What was found is noted from outside of the model.
+#![allow(clippy::disallowed_types)]
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
