@@ -3,6 +3,7 @@
 //! model that say nothing against it. Each is a row here, with its reason.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use gup_core::flags::Foll;
 use gup_core::history::Base;
@@ -88,10 +89,11 @@ const FREEDOMS: &[Freedom] = &[
         },
     },
     Freedom {
-        // The model has 56 movable frames: less than a huge page is left.
+        // The model has 56 movable frames: less than a huge page is left. Of a
+        // compound page all frames are in use, however few are mapped.
         name: "the model's movable memory is full",
         explains: |_, d, state| {
-            let used = state.slots.values().filter(|v| v.movable).map(|v| v.page.0);
+            let used = state.slots.values().filter(|v| v.movable).flat_map(frames);
             let used = used.collect::<BTreeSet<_>>().len() as u64;
             let limits = Limits::FUZZ;
             let all = u64::from(limits.device_start - limits.movable_start);
@@ -256,6 +258,12 @@ fn side_by_side(ops: &[Op]) -> bool {
     ranges().any(|a| ranges().any(|b| a.mm == b.mm && a.page + a.pages == b.page))
 }
 
+/// The frames of a page; of a compound page, all.
+fn frames(view: &SlotView) -> Range<u16> {
+    let head = view.page.0 >> view.order << view.order;
+    head..head + (1 << view.order)
+}
+
 /// Whether it stores, or makes a call that may.
 fn writes(op: &Op) -> bool {
     matches!(op.what, What::Write(_)) || calls(op, Foll::WRITE)
@@ -356,6 +364,18 @@ mod tests {
         ];
         assert_eq!(why(&all), Some("the model's movable memory is full"));
         assert_eq!(why(&all[..3]), None);
+        let held_by_a_page = [
+            "mmap m1 0x8000 16 rw private anon thp",
+            "h1 = get_user_pages_fast m1 0xf000 2 0",
+            "madvise m1 0x8000 16 dontneed",
+            "write m1 0xf000 2",
+            "madvise m1 0x9000 10 dontneed",
+            "write m1 0x9000 10",
+            "fork m1 m0",
+            "h0 = get_user_pages_unlocked m0 0x8000 15 FOLL_WRITE",
+        ];
+        assert_eq!(why(&held_by_a_page), Some("the model's movable memory is full"));
+        assert_eq!(why(&held_by_a_page[..5]), None);
     }
 
     #[test]
