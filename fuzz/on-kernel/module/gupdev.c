@@ -87,37 +87,108 @@ static struct handle *handle_at(struct state *s, unsigned int i)
 	return i < GUPDEV_HANDLES ? &s->handles[i] : NULL;
 }
 
-static void release(struct handle *h, unsigned int how)
+static void unpin_ranges(struct handle *h, bool make_dirty)
 {
 	unsigned long i, run;
 
+	for (i = 0; i < h->nr; i += run) {
+		for (run = 1; i + run < h->nr; run++)
+			if (page_to_pfn(h->pages[i + run]) !=
+			    page_to_pfn(h->pages[i]) + run)
+				break;
+		unpin_user_page_range_dirty_lock(h->pages[i], run, make_dirty);
+	}
+}
+
+#if SINCE(6, 12)
+static void unpin_user_folios(struct handle *h)
+{
+	struct folio *folio;
+	unsigned long i, run;
+
+	for (i = 0; i < h->nr; i += run) {
+		folio = page_folio(h->pages[i]);
+		for (run = 1; i + run < h->nr; run++)
+			if (page_folio(h->pages[i + run]) != folio)
+				break;
+		unpin_user_folio(folio, run);
+	}
+}
+
+static long unpin_as_folios(struct handle *h, unsigned int how)
+{
+	/* A folio is its head page; the pages are not needed any more. */
+	struct folio **folios = (struct folio **)h->pages;
+	unsigned long i;
+
 	switch (how) {
-	case GUPDEV_UNPIN_USER_PAGE:
+	case GUPDEV_UNPIN_FOLIO:
 		for (i = 0; i < h->nr; i++)
-			unpin_user_page(h->pages[i]);
-		break;
-	case GUPDEV_UNPIN_USER_PAGES:
-		unpin_user_pages(h->pages, h->nr);
-		break;
-	case GUPDEV_UNPIN_USER_PAGES_DIRTY_LOCK:
-		unpin_user_pages_dirty_lock(h->pages, h->nr, true);
-		break;
-	case GUPDEV_UNPIN_USER_PAGE_RANGE_DIRTY_LOCK:
-		for (i = 0; i < h->nr; i += run) {
-			for (run = 1; i + run < h->nr; run++)
-				if (page_to_pfn(h->pages[i + run]) !=
-				    page_to_pfn(h->pages[i]) + run)
-					break;
-			unpin_user_page_range_dirty_lock(h->pages[i], run, true);
-		}
-		break;
+			unpin_folio(page_folio(h->pages[i]));
+		return 0;
+	case GUPDEV_UNPIN_FOLIOS:
+		for (i = 0; i < h->nr; i++)
+			folios[i] = page_folio(h->pages[i]);
+		unpin_folios(folios, h->nr);
+		return 0;
+	case GUPDEV_UNPIN_USER_FOLIO:
+		unpin_user_folios(h);
+		return 0;
+	case GUPDEV_UNPIN_FOLIOS_ERROR:
+		unpin_folios(folios, -ENOMEM);
+		return 0;
+	}
+	return -EOPNOTSUPP;
+}
+#else
+static long unpin_as_folios(struct handle *h, unsigned int how)
+{
+	return -EOPNOTSUPP;
+}
+#endif
+
+static long give_back(struct handle *h, unsigned int how)
+{
+	unsigned long i;
+
+	switch (how) {
 	case GUPDEV_PUT_PAGE:
 		for (i = 0; i < h->nr; i++)
 			put_page(h->pages[i]);
-		break;
+		return 0;
+	case GUPDEV_UNPIN_USER_PAGES:
+		unpin_user_pages(h->pages, h->nr);
+		return 0;
+	case GUPDEV_UNPIN_USER_PAGES_ERROR:
+		unpin_user_pages(h->pages, -ENOMEM);
+		return 0;
+	case GUPDEV_UNPIN_USER_PAGE:
+		for (i = 0; i < h->nr; i++)
+			unpin_user_page(h->pages[i]);
+		return 0;
+	case GUPDEV_UNPIN_USER_PAGES_DIRTY_LOCK:
+	case GUPDEV_UNPIN_USER_PAGES_DIRTY_LOCK_CLEAN:
+		unpin_user_pages_dirty_lock(h->pages, h->nr,
+			how == GUPDEV_UNPIN_USER_PAGES_DIRTY_LOCK);
+		return 0;
+	case GUPDEV_UNPIN_USER_PAGE_RANGE_DIRTY_LOCK:
+	case GUPDEV_UNPIN_USER_PAGE_RANGE_DIRTY_LOCK_CLEAN:
+		unpin_ranges(h, how == GUPDEV_UNPIN_USER_PAGE_RANGE_DIRTY_LOCK);
+		return 0;
 	}
-	kvfree(h->pages);
-	memset(h, 0, sizeof(*h));
+	return unpin_as_folios(h, how);
+}
+
+static long release(struct handle *h, unsigned int how)
+{
+	long ret = give_back(h, how);
+
+	if (!ret && how != GUPDEV_UNPIN_USER_PAGES_ERROR &&
+	    how != GUPDEV_UNPIN_FOLIOS_ERROR) {
+		kvfree(h->pages);
+		memset(h, 0, sizeof(*h));
+	}
+	return ret;
 }
 
 static long slow_call(struct gupdev_call *a, unsigned int foll,
@@ -214,8 +285,7 @@ static long do_release(struct state *s, struct gupdev_release *a)
 
 	if (!h || !h->pages || h->pinned == (a->how == GUPDEV_PUT_PAGE))
 		return -EBADF;
-	release(h, a->how);
-	return 0;
+	return release(h, a->how);
 }
 
 static long do_tee(struct state *s, struct gupdev_tee *a)

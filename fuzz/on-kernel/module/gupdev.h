@@ -63,12 +63,24 @@ struct gupdev_call {
 	__s64 ret;	/* out: what the call returned */
 };
 
+/*
+ * The ways to unpin, in the order of Unpin in fuzz/src/scenario.rs. What the
+ * kernel does not have is refused with EOPNOTSUPP. _CLEAN: without make_dirty;
+ * _ERROR: an errno is the number of pages, and the handle stays.
+ */
 enum {
+	GUPDEV_PUT_PAGE,
 	GUPDEV_UNPIN_USER_PAGE,
 	GUPDEV_UNPIN_USER_PAGES,
 	GUPDEV_UNPIN_USER_PAGES_DIRTY_LOCK,
 	GUPDEV_UNPIN_USER_PAGE_RANGE_DIRTY_LOCK,
-	GUPDEV_PUT_PAGE,
+	GUPDEV_UNPIN_FOLIO,
+	GUPDEV_UNPIN_FOLIOS,
+	GUPDEV_UNPIN_USER_FOLIO,
+	GUPDEV_UNPIN_USER_PAGES_DIRTY_LOCK_CLEAN,
+	GUPDEV_UNPIN_USER_PAGE_RANGE_DIRTY_LOCK_CLEAN,
+	GUPDEV_UNPIN_USER_PAGES_ERROR,
+	GUPDEV_UNPIN_FOLIOS_ERROR,
 };
 
 struct gupdev_release {

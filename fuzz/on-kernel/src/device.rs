@@ -34,8 +34,8 @@ pub struct Call {
 pub const NOPAGES: u32 = 1 << 0;
 /// C: GUPDEV_LOCKED
 pub const LOCKED: u32 = 1 << 1;
-/// C: GUPDEV_PUT_PAGE; the ways to unpin come before it.
-pub const PUT_PAGE: u32 = 4;
+/// C: GUPDEV_PUT_PAGE; the ways to unpin come behind it.
+pub const PUT_PAGE: u32 = 0;
 
 /// C: struct gupdev_row
 #[repr(C)]

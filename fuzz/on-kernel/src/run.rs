@@ -16,7 +16,7 @@ use gup_core::model::zone::Prefer;
 use gup_fuzz::exec::Slot;
 use gup_fuzz::on_kernel::express::unpin_number;
 use gup_fuzz::on_kernel::wire::{Answer, Line, Seen, SeenFlags};
-use gup_fuzz::scenario::{CallOp, HANDLES, Handle, MMS, Op, PAGES, Range, What};
+use gup_fuzz::scenario::{CallOp, HANDLES, Handle, MMS, Op, PAGES, Range, Unpin, What};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::sys::signal::{Signal, kill};
@@ -117,7 +117,8 @@ impl Run {
         say(Line::TearDown);
         for h in 0..HANDLES {
             if let Some(held) = self.handles[usize::from(h)].take() {
-                self.device.release(h, if held.pinned { 1 } else { device::PUT_PAGE }).ok();
+                let unpin = unpin_number(Unpin::Pages);
+                self.device.release(h, if held.pinned { unpin } else { device::PUT_PAGE }).ok();
             }
         }
         for p in self.processes.iter_mut().filter_map(Option::take) {
@@ -150,11 +151,8 @@ impl Run {
             What::Fork(parent, child) => self.fork(op, parent, child),
             What::Exit(mm) => self.exit(mm),
             What::Call(c) => self.call(op, &c),
-            What::Unpin(how, h) => match unpin_number(how) {
-                Some(n) => self.release(h, true, n),
-                None => Answer::Cannot("the module does not call it so".into()),
-            },
-            What::PutPage(h) => self.release(h, false, device::PUT_PAGE),
+            What::Unpin(how, h) => self.release(h, Some(how)),
+            What::PutPage(h) => self.release(h, None),
             What::Tee(from, to) => self.tee(from, to),
             What::DmaWrite(h) => self.dma_write(h),
             What::DmaRead(h) => match self.held(h) {
@@ -274,12 +272,15 @@ impl Run {
         answer
     }
 
-    fn release(&mut self, h: Handle, pinned: bool, how: u32) -> Answer {
-        if self.held(h).is_none_or(|held| held.pinned != pinned) {
+    /// Gives pins back in one way or another, or references.
+    fn release(&mut self, h: Handle, how: Option<Unpin>) -> Answer {
+        if self.held(h).is_none_or(|held| held.pinned != how.is_some()) {
             return skipped(NO_HANDLE);
         }
-        self.handles[usize::from(h.0)] = None;
-        match self.device.release(h.0, how) {
+        if !how.is_some_and(Unpin::is_misuse) {
+            self.handles[usize::from(h.0)] = None;
+        }
+        match self.device.release(h.0, how.map_or(device::PUT_PAGE, unpin_number)) {
             Ok(()) => Answer::Done,
             Err(e) => Answer::Lost(e.to_string()),
         }

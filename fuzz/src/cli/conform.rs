@@ -234,7 +234,9 @@ fn expressible(ops: &[Op], version: Version) -> Vec<Op> {
         }
         op
     });
-    ops.filter(|op| not_expressible(op, version, scale).is_none()).collect()
+    // A warning costs a boot, and this one says the same each time.
+    let misuse = |op: &Op| matches!(op.what, What::Unpin(how, _) if how.is_misuse());
+    ops.filter(|op| !misuse(op) && not_expressible(op, version, scale).is_none()).collect()
 }
 
 fn key(ops: &[Op], d: &Difference) -> Key {

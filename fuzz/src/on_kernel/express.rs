@@ -50,8 +50,8 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
     }
     match op.what {
         What::Call(c) => call(&c, version),
-        What::Unpin(how, _) if unpin_number(how).is_none() => {
-            Some("the module does not call it so")
+        What::Unpin(how, _) if !how.exists_in(version.base()) => {
+            Some("the call came later than this kernel")
         }
         What::Mmap(_, _, Kind::DriverOrder1) if scale > 1 => {
             Some("pages of order 1 do not scale beside huge ones")
@@ -153,15 +153,9 @@ fn of_file(file: File, version: Version) -> Option<&'static str> {
     }
 }
 
-/// The module's number for a way to unpin, if it has it.
-pub fn unpin_number(how: Unpin) -> Option<u32> {
-    match how {
-        Unpin::Page => Some(0),
-        Unpin::Pages => Some(1),
-        Unpin::DirtyLock => Some(2),
-        Unpin::RangeDirtyLock => Some(3),
-        _ => None,
-    }
+/// The module's number for a way to unpin.
+pub fn unpin_number(how: Unpin) -> u32 {
+    how as u32 + 1
 }
 
 /// Why an op cannot be had in a guest in this state of the model.
@@ -243,7 +237,9 @@ mod tests {
         assert!(why("write m0 0x0 1 fail alloc 1", new).is_some());
         assert!(why("isolate_block 1", new).is_some());
         assert_eq!(why("unpin_user_pages_dirty_lock h0", new), None);
-        assert!(why("unpin_user_pages_dirty_lock h0 clean", new).is_some());
+        assert_eq!(why("unpin_user_pages_dirty_lock h0 clean", old), None);
+        assert!(why("unpin_user_folio h0", old).is_some());
+        assert_eq!(why("unpin_user_folio h0", new), None);
         assert!(why("prefer cma", new).is_some());
         assert!(why("numa_hint m0 0x0 1", new).is_some());
         assert!(why("mmap m0 0x0 8 rw private hugetlb 0", old).is_some());

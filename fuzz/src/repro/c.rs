@@ -24,7 +24,7 @@ use super::Reproducer;
 use super::report::kernel_text;
 use super::text::{flags_text, result_text};
 use crate::on_kernel::compare::{as_guest, model};
-use crate::on_kernel::express::{Version, by_io_uring, not_expressible, scale, unpin_number};
+use crate::on_kernel::express::{Version, by_io_uring, not_expressible, scale};
 use crate::on_kernel::machine::GuestRun;
 use crate::on_kernel::wire::Answer;
 use crate::scenario::{CallOp, MMS, Op, Range, Unpin, What};
@@ -412,7 +412,7 @@ fn code(what: &What, scale: u32, means: Means) -> Option<String> {
         What::Call(c) if means == Means::Ring => format!("pin({}, {})", pages(c.range), c.handle.0),
         What::Call(c) => call(&c),
         What::Unpin(_, h) if means == Means::Ring => format!("give_back({})", h.0),
-        What::Unpin(how, h) => format!("give_back({}, {})", h.0, unpin(how)?),
+        What::Unpin(how, h) => format!("give_back({}, {})", h.0, unpin(how)),
         What::PutPage(h) => format!("give_back({}, GUPDEV_PUT_PAGE)", h.0),
         What::Tee(from, to) => format!("tee_pages({}, {})", from.0, to.0),
         What::DmaWrite(h) => format!("dma_write({})", h.0),
@@ -477,8 +477,10 @@ fn call(c: &CallOp) -> String {
     format!("gup(GUPDEV_{name}, {range},\n\t\t\t{flags}, {options}, {})", c.handle.0)
 }
 
-fn unpin(how: Unpin) -> Option<String> {
-    unpin_number(how).map(|_| format!("GUPDEV_{}", how.name().to_uppercase()))
+fn unpin(how: Unpin) -> String {
+    let words = [how.name()].into_iter().chain(how.option());
+    let name = words.map(str::to_uppercase).collect::<Vec<_>>().join("_");
+    format!("GUPDEV_{name}")
 }
 
 #[cfg(test)]
@@ -487,8 +489,20 @@ mod tests {
 
     use super::*;
     use crate::generators::Generator;
+    use crate::on_kernel::express::unpin_number;
     use crate::scenario::Scenario;
     use gup_core::history::Base;
+
+    #[test]
+    fn the_module_numbers_the_ways_to_unpin_alike() {
+        let (_, rest) = DEVICE_TYPES.split_once("GUPDEV_PUT_PAGE,").unwrap();
+        let names = rest.split_once('}').unwrap().0.split(',').map(str::trim);
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        assert_eq!(names.len(), Unpin::ALL.len());
+        for &how in Unpin::ALL {
+            assert_eq!(names[unpin_number(how) as usize - 1], unpin(how));
+        }
+    }
 
     /// Has the C compiler look at it.
     fn compiles(text: &str) {
