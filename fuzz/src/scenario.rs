@@ -381,6 +381,9 @@ impl Unpin {
             Unpin::FoliosError => 71,
         }
     }
+    fn with_opcode(opcode: u8) -> Option<Unpin> {
+        Unpin::ALL.iter().copied().find(|how| how.opcode() == opcode)
+    }
     /// Whether it gives nothing back and the kernel warns instead.
     pub fn is_misuse(self) -> bool {
         matches!(self, Unpin::PagesError | Unpin::FoliosError)
@@ -458,10 +461,6 @@ impl Op {
                 nopages: f1 & 0x80 != 0,
                 handle,
             }),
-            20 => What::Unpin(Unpin::Pages, handle),
-            21 => What::Unpin(Unpin::Page, handle),
-            22 => What::Unpin(Unpin::DirtyLock, handle),
-            23 => What::Unpin(Unpin::RangeDirtyLock, handle),
             24 => What::PutPage(handle),
             25 => What::Tee(handle, to),
             26 => What::DmaWrite(handle),
@@ -489,15 +488,8 @@ impl Op {
                 What::Truncate(file, f0 % (file.max_pages() as u8 + 1))
             }
             50 => What::Fsync(decode_file(extra)?),
-            64 => What::Unpin(Unpin::Folio, handle),
-            65 => What::Unpin(Unpin::Folios, handle),
-            66 => What::Unpin(Unpin::UserFolio, handle),
             67 => What::FolioAddPin(handle, to),
-            68 => What::Unpin(Unpin::PagesClean, handle),
-            69 => What::Unpin(Unpin::RangeClean, handle),
-            70 => What::Unpin(Unpin::PagesError, handle),
-            71 => What::Unpin(Unpin::FoliosError, handle),
-            _ => return None,
+            other => What::Unpin(Unpin::with_opcode(other)?, handle),
         };
         Some(Op { what: what.normalised(), fail: decode_fail(fail), at: None })
     }
