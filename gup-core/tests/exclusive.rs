@@ -1,48 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What v6.12 promises about anonymous pages: exclusivity, and unsharing.
 
+mod common;
+
+use common::{CHILD, PARENT, on};
 use gup_core::errno::Errno;
 use gup_core::flags::{FaultFlag, Pg, VmFault};
 use gup_core::history::{Base, Kernel};
-use gup_core::invariants::{everything_free, mapcounts_match_tables, nothing_left_behind};
 use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::folio::{Folio, folio_pincount_add, folio_ref_add};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::huge_memory::{split_huge_page_of, split_huge_pmd};
 use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
-use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{handle_mm_fault, user_load, user_store};
 use gup_core::model::migrate::move_page;
 use gup_core::model::mm::{
-    MmId, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, set_mm_has_pinned,
-    vma_lookup,
+    MmId, mmap_lock_holders, mmap_read_lock, mmap_read_unlock, set_mm_has_pinned, vma_lookup,
 };
 use gup_core::model::mmap::{Kind, Prot, exit_mmap, mm_alloc, mmap, mprotect};
 use gup_core::model::page::{GUP_PIN_COUNTING_BIAS, get_page, put_page};
 use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
 use gup_core::model::{Cpu, Limits, Page, World};
 
-const PARENT: MmId = MmId(0);
-const CHILD: MmId = MmId(1);
-
-/// Runs `test` with one process that has mapped 16 pages at 0; then tears
-/// down and looks at the books.
 fn with_process(kind: Kind, test: impl FnOnce(&Cpu)) {
-    let world = World::new(Limits::FUZZ);
-    let cpu = Cpu::new(&world, Kernel::fixed(Base::V6_12), 0);
-    mm_alloc(&cpu, PARENT).unwrap();
-    mmap(&cpu, PARENT, 0, 16, Prot::ReadWrite, kind).unwrap();
-    test(&cpu);
-    mapcounts_match_tables(&cpu).unwrap();
-    for mm in [PARENT, CHILD] {
-        if mm_alive(&cpu, mm) {
-            exit_mmap(&cpu, mm);
-        }
-    }
-    lru_add_drain_all(&cpu);
-    nothing_left_behind(&cpu).unwrap();
-    everything_free(&world).unwrap();
-    assert_eq!(cpu.splats(), []);
+    on(Kernel::fixed(Base::V6_12), kind, test);
 }
 
 /// What a pin leaves on a page, until it is given back.

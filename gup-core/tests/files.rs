@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the model owes the kernel about files and their page cache.
 
+mod common;
+
+use common::in_a_world;
 use gup_core::errno::Errno;
 use gup_core::flags::{Foll, Pg};
 use gup_core::gup::v5_15::{
@@ -8,17 +11,14 @@ use gup_core::gup::v5_15::{
     unpin_user_pages,
 };
 use gup_core::history::{Base, Kernel};
-use gup_core::invariants::{
-    Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
-    page_caches_match,
-};
-use gup_core::model::filemap::{File, evict_inodes, fsync, truncate};
+use gup_core::invariants::{Owned, counts_add_up};
+use gup_core::model::filemap::{File, fsync, truncate};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{dma_write, user_load, user_store};
 use gup_core::model::migrate::move_page;
-use gup_core::model::mm::{MmId, mm_alive, mmap_read_lock, mmap_read_unlock};
+use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock};
 use gup_core::model::mmap::{FileMap, Prot, exit_mmap, mm_alloc, mmap_file, mprotect, munmap};
 use gup_core::model::pgtable::leaf_at;
 use gup_core::model::zone::{Place, place};
@@ -35,27 +35,16 @@ fn private(file: File) -> FileMap {
     FileMap { shared: false, file, pgoff: 0 }
 }
 
-/// Runs `test` with two processes that have each mapped four pages at 0, then
-/// tears down and looks at the books.
+/// Runs `test` with two processes that have each mapped four pages at 0.
 fn with_mappings(a: FileMap, b: FileMap, test: impl FnOnce(&Cpu)) {
-    let world = World::new(Limits::FUZZ);
-    let cpu = Cpu::new(&world, "v5.15 fixed".parse().unwrap(), 0);
-    cpu.begin_op(A, None);
-    for (mm, map) in [(A, a), (B, b)] {
-        mm_alloc(&cpu, mm).unwrap();
-        mmap_file(&cpu, mm, 0, 4, Prot::ReadWrite, map).unwrap();
-    }
-    test(&cpu);
-    mapcounts_match_tables(&cpu).unwrap();
-    page_caches_match(&world).unwrap();
-    for mm in (0..4).map(MmId).filter(|&mm| mm_alive(&cpu, mm)) {
-        exit_mmap(&cpu, mm);
-    }
-    evict_inodes(&cpu);
-    lru_add_drain_all(&cpu);
-    nothing_left_behind(&cpu).unwrap();
-    everything_free(&world).unwrap();
-    assert_eq!(cpu.splats(), []);
+    in_a_world("v5.15 fixed".parse().unwrap(), |cpu| {
+        cpu.begin_op(A, None);
+        for (mm, map) in [(A, a), (B, b)] {
+            mm_alloc(cpu, mm).unwrap();
+            mmap_file(cpu, mm, 0, 4, Prot::ReadWrite, map).unwrap();
+        }
+        test(cpu);
+    });
 }
 
 fn add_up(cpu: &Cpu, page: Page, pins: i32) {

@@ -1,31 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the model owes the kernel about hugetlbfs, on v6.12.
 
+mod common;
+
+use common::in_a_world;
 use gup_core::errno::Errno;
 use gup_core::flags::{FaultFlag, Foll, Pg, VmFault};
 use gup_core::gup::v6_12::{pin_user_pages, pin_user_pages_fast, unpin_user_pages};
 use gup_core::history::{Base, Kernel};
-use gup_core::invariants::{
-    Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
-    page_caches_match,
-};
-use gup_core::model::filemap::{File, evict_inodes, truncate};
+use gup_core::invariants::{Owned, counts_add_up};
+use gup_core::model::filemap::{File, truncate};
 use gup_core::model::folio::{Folio, folio_pincount_add, folio_ref_add};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::limits::PAGE_SIZE;
-use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{handle_mm_fault, user_load, user_store};
 use gup_core::model::migrate::move_page;
-use gup_core::model::mm::{
-    MmId, mm_alive, mmap_read_lock, mmap_read_unlock, set_mm_has_pinned, vma_lookup,
-};
+use gup_core::model::mm::{MmId, mmap_read_lock, mmap_read_unlock, set_mm_has_pinned, vma_lookup};
 use gup_core::model::mmap::{
-    FileMap, Kind, Prot, exit_mmap, madvise_dontneed, mm_alloc, mmap, mmap_file, mprotect, munmap,
+    FileMap, Kind, Prot, madvise_dontneed, mm_alloc, mmap, mmap_file, mprotect, munmap,
 };
 use gup_core::model::page::{get_page, put_page};
 use gup_core::model::pgtable::leaf_at;
 use gup_core::model::zone::{Place, place};
-use gup_core::model::{Cpu, Limits, Page, World};
+use gup_core::model::{Cpu, Page};
 
 const A: MmId = MmId(0);
 const B: MmId = MmId(1);
@@ -37,25 +34,14 @@ fn map(cpu: &Cpu, mm: MmId, file: File, shared: bool, prot: Prot) -> Result<(), 
     mmap_file(cpu, mm, 0, 16, prot, FileMap { shared, file, pgoff: 0 })
 }
 
-/// Runs `test` with one process that has mapped 16 pages at 0, then tears down
-/// and looks at the books.
+/// Runs `test` with one process that has mapped 16 pages at 0.
 fn with_mapping(file: File, shared: bool, test: impl FnOnce(&Cpu)) {
-    let world = World::new(Limits::FUZZ);
-    let cpu = Cpu::new(&world, Kernel::fixed(Base::V6_12), 0);
-    cpu.begin_op(A, None);
-    mm_alloc(&cpu, A).unwrap();
-    map(&cpu, A, file, shared, Prot::ReadWrite).unwrap();
-    test(&cpu);
-    mapcounts_match_tables(&cpu).unwrap();
-    page_caches_match(&world).unwrap();
-    for mm in (0..4).map(MmId).filter(|&mm| mm_alive(&cpu, mm)) {
-        exit_mmap(&cpu, mm);
-    }
-    evict_inodes(&cpu);
-    lru_add_drain_all(&cpu);
-    nothing_left_behind(&cpu).unwrap();
-    everything_free(&world).unwrap();
-    assert_eq!(cpu.splats(), []);
+    in_a_world(Kernel::fixed(Base::V6_12), |cpu| {
+        cpu.begin_op(A, None);
+        mm_alloc(cpu, A).unwrap();
+        map(cpu, A, file, shared, Prot::ReadWrite).unwrap();
+        test(cpu);
+    });
 }
 
 fn add_up(cpu: &Cpu, page: Page, owned: Owned) {

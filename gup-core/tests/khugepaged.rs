@@ -1,48 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The collapse of small pages into a THP, and NUMA hints.
 
+mod common;
+
+use common::{CHILD, PARENT, on_both};
 use gup_core::errno::Errno;
 use gup_core::flags::{Foll, Pg};
 use gup_core::gup::v5_15::{get_user_pages_fast, pin_user_pages_fast, unpin_user_pages};
-use gup_core::history::{Base, Kernel};
-use gup_core::invariants::{everything_free, mapcounts_match_tables, nothing_left_behind};
+use gup_core::history::Base;
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::huge_memory::split_huge_pmd;
 use gup_core::model::khugepaged::collapse;
 use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{user_load, user_store};
-use gup_core::model::mm::{MmId, mm_alive, vma_lookup};
-use gup_core::model::mmap::{Kind, Prot, exit_mmap, mm_alloc, mmap, mprotect};
+use gup_core::model::mm::{MmId, vma_lookup};
+use gup_core::model::mmap::{Kind, Prot, mprotect};
 use gup_core::model::numa::change_prot_numa;
 use gup_core::model::page::put_page;
 use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
-use gup_core::model::{Cpu, Limits, Page, World};
-
-const PARENT: MmId = MmId(0);
-const CHILD: MmId = MmId(1);
-
-/// Runs `test` on both bases with one process that has mapped 16 pages at 0;
-/// then tears down and looks at the books.
-fn with_process(kind: Kind, test: impl Fn(&Cpu)) {
-    for &base in Base::ALL.iter().chain([&Base::V6_12]) {
-        let world = World::new(Limits::FUZZ);
-        let cpu = Cpu::new(&world, Kernel::fixed(base), 0);
-        mm_alloc(&cpu, PARENT).unwrap();
-        mmap(&cpu, PARENT, 0, 16, Prot::ReadWrite, kind).unwrap();
-        test(&cpu);
-        mapcounts_match_tables(&cpu).unwrap();
-        for mm in [PARENT, CHILD] {
-            if mm_alive(&cpu, mm) {
-                exit_mmap(&cpu, mm);
-            }
-        }
-        lru_add_drain_all(&cpu);
-        nothing_left_behind(&cpu).unwrap();
-        everything_free(&world).unwrap();
-        assert_eq!(cpu.splats(), []);
-    }
-}
+use gup_core::model::{Cpu, Page};
 
 /// A THP, mapped by PTEs, of which `pages` hold their number plus 1.
 fn mapped_by_ptes(cpu: &Cpu, pages: u64) {
@@ -59,7 +36,7 @@ fn is_huge(cpu: &Cpu, mm: MmId, addr: u64) -> bool {
 
 #[test]
 fn a_collapse_keeps_the_contents_and_frees_the_old_pages() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         mapped_by_ptes(cpu, 3);
         let old = mapped_page(cpu, PARENT, 0).unwrap();
         collapse(cpu, PARENT, 0).unwrap();
@@ -75,7 +52,7 @@ fn a_collapse_keeps_the_contents_and_frees_the_old_pages() {
 
 #[test]
 fn a_collapsed_thp_is_collapsed_already() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         let page = user_store(cpu, PARENT, 0, 1).unwrap();
         assert_eq!(collapse(cpu, PARENT, 0), Ok(()));
         assert_eq!(mapped_page(cpu, PARENT, 0), Some(page));
@@ -85,7 +62,7 @@ fn a_collapsed_thp_is_collapsed_already() {
 
 #[test]
 fn pages_with_other_references_are_not_collapsed() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         mapped_by_ptes(cpu, 1);
         let mut page = [Page::UNSET];
         pin_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut page).unwrap();
@@ -101,7 +78,7 @@ fn pages_with_other_references_are_not_collapsed() {
 
 #[test]
 fn a_collapse_ends_the_sharing_for_one_side_alone() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         mapped_by_ptes(cpu, 1);
         let page = mapped_page(cpu, PARENT, 0).unwrap();
         dup_mmap(cpu, PARENT, CHILD).unwrap();
@@ -120,7 +97,7 @@ fn a_collapse_ends_the_sharing_for_one_side_alone() {
 
 #[test]
 fn only_memory_that_may_be_written_is_collapsed() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         mapped_by_ptes(cpu, 1);
         mprotect(cpu, PARENT, 0, 16, Prot::Read).unwrap();
         assert_eq!(collapse(cpu, PARENT, 0), Err(Errno::EINVAL));
@@ -131,7 +108,7 @@ fn only_memory_that_may_be_written_is_collapsed() {
 #[test]
 fn a_numa_hint_takes_the_access_and_a_fault_gives_all_of_it_back() {
     for kind in [Kind::Anon, Kind::AnonThp] {
-        with_process(kind, |cpu| {
+        on_both(kind, |cpu| {
             let page = user_store(cpu, PARENT, 0, 1).unwrap();
             change_prot_numa(cpu, PARENT, 0, 16).unwrap();
             assert!(leaf_at(cpu, PARENT, 0).is_some_and(|l| !l.accessible && l.page == page));
@@ -143,7 +120,7 @@ fn a_numa_hint_takes_the_access_and_a_fault_gives_all_of_it_back() {
 
 #[test]
 fn pages_shared_after_fork_are_not_hinted() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         user_store(cpu, PARENT, 0, 1).unwrap();
         dup_mmap(cpu, PARENT, CHILD).unwrap();
         change_prot_numa(cpu, PARENT, 0, 16).unwrap();
@@ -153,7 +130,7 @@ fn pages_shared_after_fork_are_not_hinted() {
 
 #[test]
 fn pinned_pages_are_not_hinted_on_v6_12() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let mut page = [Page::UNSET];
         pin_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut page).unwrap();
         change_prot_numa(cpu, PARENT, 0, 16).unwrap();
@@ -165,7 +142,7 @@ fn pinned_pages_are_not_hinted_on_v6_12() {
 
 #[test]
 fn a_collapsed_thp_is_exclusive_on_v6_12() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         mapped_by_ptes(cpu, 1);
         collapse(cpu, PARENT, 0).unwrap();
         let head = mapped_page(cpu, PARENT, 0).unwrap();

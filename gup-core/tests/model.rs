@@ -1,52 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the model owes the kernel, rule by rule.
 
+mod common;
+
+use common::{CHILD, PARENT, on};
 use gup_core::errno::Errno;
 use gup_core::flags::{Foll, Pg};
 use gup_core::gup::v5_15::{
     get_user_pages_fast, pin_user_pages_fast, pin_user_pages_fast_only, unpin_user_pages,
 };
-use gup_core::invariants::{
-    Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
-};
+use gup_core::history::{Base, Kernel};
+use gup_core::invariants::{Owned, counts_add_up, everything_free};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::huge_memory::{split_huge_page_of, split_huge_pmd};
 use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE, PAGEVEC_SIZE};
 use gup_core::model::lru::{isolate_lru_page, lru_add_drain_all};
 use gup_core::model::memory::{user_load, user_store};
 use gup_core::model::migrate::move_page;
-use gup_core::model::mm::{MmId, vma_lookup};
+use gup_core::model::mm::vma_lookup;
 use gup_core::model::mmap::{Kind, Prot, exit_mmap, madvise_dontneed, mm_alloc, mmap, mprotect};
 use gup_core::model::page::{page_ref_add, put_page};
 use gup_core::model::pgtable::{leaf_at, mapped_page, mm_find_pmd};
 use gup_core::model::zone::{Place, Prefer, place, set_preference};
 use gup_core::model::{Cpu, Limits, Page, World};
 
-const PARENT: MmId = MmId(0);
-const CHILD: MmId = MmId(1);
-
-/// Runs `test` with one process that has mapped 16 pages at 0; then tears
-/// down and looks at the books.
 fn with_process(kind: Kind, test: impl FnOnce(&Cpu)) {
-    with_process_on("v5.15 fixed", kind, test);
-}
-
-fn with_process_on(kernel: &str, kind: Kind, test: impl FnOnce(&Cpu)) {
-    let world = World::new(Limits::FUZZ);
-    let cpu = Cpu::new(&world, kernel.parse().unwrap(), 0);
-    mm_alloc(&cpu, PARENT).unwrap();
-    mmap(&cpu, PARENT, 0, 16, Prot::ReadWrite, kind).unwrap();
-    test(&cpu);
-    mapcounts_match_tables(&cpu).unwrap();
-    for mm in [PARENT, CHILD] {
-        if gup_core::model::mm::mm_alive(&cpu, mm) {
-            exit_mmap(&cpu, mm);
-        }
-    }
-    lru_add_drain_all(&cpu);
-    nothing_left_behind(&cpu).unwrap();
-    everything_free(&world).unwrap();
-    assert_eq!(cpu.splats(), []);
+    on(Kernel::fixed(Base::V5_15), kind, test);
 }
 
 fn pin(cpu: &Cpu, addr: u64) -> Page {
@@ -210,7 +189,7 @@ fn migration_moves_a_shared_thp_in_both_processes() {
 #[test]
 fn since_v6_12_a_thp_that_is_mapped_in_part_is_split_before_it_moves() {
     for (kernel, order) in [("v5.15 fixed", 3), ("v6.12", 0)] {
-        with_process_on(kernel, Kind::AnonThp, |cpu| {
+        on(kernel.parse().unwrap(), Kind::AnonThp, |cpu| {
             let head = user_store(cpu, PARENT, 0, 1).unwrap();
             madvise_dontneed(cpu, PARENT, PAGE_SIZE, 1).unwrap();
             move_page(cpu, head).unwrap();
@@ -225,7 +204,7 @@ fn since_v6_12_a_thp_that_is_mapped_in_part_is_split_before_it_moves() {
 fn since_v6_12_a_thp_that_was_moved_by_its_ptes_is_split_the_next_time() {
     let thp = |cpu: &Cpu| cpu.world.look(cpu.world.head_of(mapped_page(cpu, PARENT, 0).unwrap()));
     for (kernel, second) in [("v5.15 fixed", 3), ("v6.12", 0)] {
-        with_process_on(kernel, Kind::AnonThp, |cpu| {
+        on(kernel.parse().unwrap(), Kind::AnonThp, |cpu| {
             let head = user_store(cpu, PARENT, 0, 1).unwrap();
             let vma = vma_lookup(cpu, PARENT, 0).unwrap();
             split_huge_pmd(cpu, &vma, mm_find_pmd(cpu, PARENT, 0).unwrap());

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Reclaim into the swap cache, and the faults that bring pages back.
 
+mod common;
+
+use common::{CHILD, PARENT, on_both};
 use gup_core::errno::Errno;
 use gup_core::flags::{Foll, Pg};
 use gup_core::gup::v5_15::{get_user_pages_fast, pin_user_pages_fast, unpin_user_pages};
 use gup_core::history::{Base, Kernel};
-use gup_core::invariants::{
-    Owned, counts_add_up, everything_free, mapcounts_match_tables, nothing_left_behind,
-};
+use gup_core::invariants::{Owned, counts_add_up, everything_free};
 use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::huge_memory::split_huge_page_of;
@@ -16,38 +17,11 @@ use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{user_load, user_store};
 use gup_core::model::migrate::move_page;
-use gup_core::model::mm::{MmId, mm_alive};
 use gup_core::model::mmap::{Kind, Prot, exit_mmap, madvise_dontneed, mm_alloc, mmap};
 use gup_core::model::page::put_page;
 use gup_core::model::pgtable::{leaf_at, leaf_or_swapped_at, mapped_page};
 use gup_core::model::reclaim::{shrink_swap_cache, swap_out};
 use gup_core::model::{Cpu, Limits, Page, World};
-
-const PARENT: MmId = MmId(0);
-const CHILD: MmId = MmId(1);
-const BASES: [Base; 2] = [Base::V5_15, Base::V6_12];
-
-/// Runs `test` on both bases with one process that has mapped 16 pages at 0;
-/// then tears down and looks at the books.
-fn with_process(kind: Kind, test: impl Fn(&Cpu)) {
-    for base in BASES {
-        let world = World::new(Limits::FUZZ);
-        let cpu = Cpu::new(&world, Kernel::fixed(base), 0);
-        mm_alloc(&cpu, PARENT).unwrap();
-        mmap(&cpu, PARENT, 0, 16, Prot::ReadWrite, kind).unwrap();
-        test(&cpu);
-        mapcounts_match_tables(&cpu).unwrap();
-        for mm in [PARENT, CHILD] {
-            if mm_alive(&cpu, mm) {
-                exit_mmap(&cpu, mm);
-            }
-        }
-        lru_add_drain_all(&cpu);
-        nothing_left_behind(&cpu).unwrap();
-        everything_free(&world).unwrap();
-        assert_eq!(cpu.splats(), []);
-    }
-}
 
 fn knows_exclusive(cpu: &Cpu) -> bool {
     cpu.kernel.base() >= Base::V6_12
@@ -67,7 +41,7 @@ fn swapped(cpu: &Cpu) -> Page {
 
 #[test]
 fn a_page_comes_back_from_swap_with_its_contents() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let page = swapped(cpu);
         lru_add_drain_all(cpu);
         counts_add_up(cpu.world, cpu.kernel, page, Owned::default()).unwrap();
@@ -77,7 +51,7 @@ fn a_page_comes_back_from_swap_with_its_contents() {
 
 #[test]
 fn swap_remembers_exclusivity_where_the_base_knows_it() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let page = swapped(cpu);
         assert!(!flags(cpu, page).contains(Pg::ANON_EXCLUSIVE));
         user_load(cpu, PARENT, 0).unwrap();
@@ -89,7 +63,7 @@ fn swap_remembers_exclusivity_where_the_base_knows_it() {
 
 #[test]
 fn fork_shares_what_is_in_swap() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let page = swapped(cpu);
         dup_mmap(cpu, PARENT, CHILD).unwrap();
         assert_eq!(user_load(cpu, PARENT, 0), Ok((page, 7)));
@@ -101,7 +75,7 @@ fn fork_shares_what_is_in_swap() {
 
 #[test]
 fn a_write_takes_the_page_out_of_the_swap_cache_if_it_is_the_only_user() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let page = swapped(cpu);
         lru_add_drain_all(cpu);
         assert_eq!(user_store(cpu, PARENT, 0, 8), Ok(page));
@@ -111,7 +85,7 @@ fn a_write_takes_the_page_out_of_the_swap_cache_if_it_is_the_only_user() {
 
 #[test]
 fn a_pinned_page_is_not_swapped_out() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let mut page = [Page::UNSET];
         pin_user_pages_fast(cpu, 0, 1, Foll::WRITE, &mut page).unwrap();
         let before = (leaf_at(cpu, PARENT, 0), flags(cpu, page[0]) - Pg::LRU);
@@ -123,7 +97,7 @@ fn a_pinned_page_is_not_swapped_out() {
 
 #[test]
 fn a_reference_of_others_keeps_a_shared_page_from_being_reused() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         user_store(cpu, PARENT, 0, 7).unwrap();
         dup_mmap(cpu, PARENT, CHILD).unwrap();
         lru_add_drain_all(cpu);
@@ -138,7 +112,7 @@ fn a_reference_of_others_keeps_a_shared_page_from_being_reused() {
 
 #[test]
 fn a_thp_is_swapped_out_whole_and_comes_back_by_ptes() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         let page = user_store(cpu, PARENT, PAGE_SIZE, 7).unwrap();
         swap_out(cpu, page).unwrap();
         assert!((0..HPAGE_PMD_NR).all(|i| leaf_at(cpu, PARENT, i * PAGE_SIZE).is_none()));
@@ -157,7 +131,7 @@ fn a_thp_is_swapped_out_whole_and_comes_back_by_ptes() {
 
 #[test]
 fn a_copy_of_a_tail_in_swap_is_its_process_own() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         let page = user_store(cpu, PARENT, PAGE_SIZE, 7).unwrap();
         swap_out(cpu, page).unwrap();
         dup_mmap(cpu, PARENT, CHILD).unwrap();
@@ -179,7 +153,7 @@ fn a_copy_of_a_tail_in_swap_is_its_process_own() {
 
 #[test]
 fn a_thp_in_swap_splits_with_each_page_in_its_slot() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         let page = user_store(cpu, PARENT, PAGE_SIZE, 7).unwrap();
         user_store(cpu, PARENT, 0, 9).unwrap();
         swap_out(cpu, page).unwrap();
@@ -211,7 +185,7 @@ fn what_a_split_leaves_in_the_swap_cache_goes_with_the_next_reclaim() {
 
 #[test]
 fn a_page_moves_with_its_place_in_the_swap_cache() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let page = swapped(cpu);
         dup_mmap(cpu, PARENT, CHILD).unwrap();
         user_load(cpu, PARENT, 0).unwrap();
@@ -224,7 +198,7 @@ fn a_page_moves_with_its_place_in_the_swap_cache() {
 
 #[test]
 fn what_is_in_swap_is_given_up_as_well() {
-    with_process(Kind::Anon, |cpu| {
+    on_both(Kind::Anon, |cpu| {
         let page = swapped(cpu);
         madvise_dontneed(cpu, PARENT, 0, 1).unwrap();
         lru_add_drain_all(cpu);
@@ -235,7 +209,7 @@ fn what_is_in_swap_is_given_up_as_well() {
 
 #[test]
 fn a_collapse_brings_back_what_is_in_swap() {
-    with_process(Kind::AnonThp, |cpu| {
+    on_both(Kind::AnonThp, |cpu| {
         let head = user_store(cpu, PARENT, 0, 7).unwrap();
         user_store(cpu, PARENT, PAGE_SIZE, 8).unwrap();
         split_huge_page_of(cpu, head).unwrap();

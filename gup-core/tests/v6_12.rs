@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the port of v6.12 promises its callers.
 
+mod common;
+
+use common::{CHILD, PARENT, on};
 use gup_core::errno::Errno;
 use gup_core::flags::{Foll, Pg};
 use gup_core::gup::v6_12::{
@@ -11,44 +14,21 @@ use gup_core::gup::v6_12::{
     unpin_user_pages_dirty_lock,
 };
 use gup_core::history::{Base, Defect, Kernel};
-use gup_core::invariants::{everything_free, mapcounts_match_tables, nothing_left_behind};
 use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::folio::Folio;
 use gup_core::model::fork::dup_mmap;
 use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE, TASK_SIZE};
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::{user_load, user_store};
-use gup_core::model::mm::{MmId, mm_alive, mmap_lock_holders, mmap_read_lock, mmap_read_unlock};
-use gup_core::model::mmap::{Kind, Prot, exit_mmap, mm_alloc, mmap, mprotect};
+use gup_core::model::mm::{mmap_lock_holders, mmap_read_lock, mmap_read_unlock};
+use gup_core::model::mmap::{Kind, Prot, mprotect};
 use gup_core::model::page::put_page;
 use gup_core::model::pgtable::mapped_page;
 use gup_core::model::zone::{Place, place};
-use gup_core::model::{Cpu, Limits, Page, World};
+use gup_core::model::{Cpu, Page};
 use gup_core::step::StepKind;
 
-const PARENT: MmId = MmId(0);
-const CHILD: MmId = MmId(1);
 const THP: usize = HPAGE_PMD_NR as usize;
-
-/// Runs `test` on `kernel` with one process that has mapped 16 pages at 0;
-/// then tears down and looks at the books.
-fn on(kernel: Kernel, kind: Kind, test: impl FnOnce(&Cpu)) {
-    let world = World::new(Limits::FUZZ);
-    let cpu = Cpu::new(&world, kernel, 0);
-    mm_alloc(&cpu, PARENT).unwrap();
-    mmap(&cpu, PARENT, 0, 16, Prot::ReadWrite, kind).unwrap();
-    test(&cpu);
-    mapcounts_match_tables(&cpu).unwrap();
-    for mm in [PARENT, CHILD] {
-        if mm_alive(&cpu, mm) {
-            exit_mmap(&cpu, mm);
-        }
-    }
-    lru_add_drain_all(&cpu);
-    nothing_left_behind(&cpu).unwrap();
-    everything_free(&world).unwrap();
-    assert_eq!(cpu.splats(), []);
-}
 
 fn with_process(kind: Kind, test: impl FnOnce(&Cpu)) {
     on(Kernel::fixed(Base::V6_12), kind, test);
