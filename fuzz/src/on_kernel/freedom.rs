@@ -150,10 +150,13 @@ const SINCE_V5_15: &[Freedom] = &[
         explains: |_, d, _| d.what == "answer" && d.model == "-> EFAULT" && d.kernel == "-> EEXIST",
     },
     Freedom {
+        // Without FOLL_COW it faults, and do_wp_page() copies what anybody else
+        // refers to.
         name: "5535be309971: a forced write looks for an exclusive page, not for FOLL_COW",
         explains: |ops, d, _| {
             let forced = |op: &Op| calls(op, Foll::FORCE | Foll::WRITE);
-            matches!(d.what, "huge" | "order") && ops.iter().any(forced)
+            let split = matches!(d.what, "huge" | "order") && ops.iter().any(forced);
+            split || is_of_a_copy(d) && ops.last().is_some_and(forced)
         },
     },
     Freedom {
@@ -413,6 +416,10 @@ mod tests {
             assert_eq!(count(&lines, old), Some("6c287605fd56"), "{lines:?}");
             assert_eq!(count(&lines, new), None);
         }
+        let forced = "h0 = get_user_pages_fast m0 0x0 1 FOLL_WRITE|FOLL_FORCE";
+        assert_eq!(count(&[store, forced], old), Some("5535be309971"));
+        assert_eq!(count(&[forced, store], old), None);
+        assert_eq!(count(&[store, forced], new), None);
         for lines in [[fork, store], [protect, "read m0 0x0 1"], [protect, pin]] {
             assert_eq!(count(&lines, old), None, "{lines:?}");
         }
