@@ -29,7 +29,7 @@ use std::marker::PhantomData;
 use crate::mutant::{self, Change};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::{Lock, LockGuard};
 use Ordering::{Acquire, Relaxed, Release};
 
 #[cfg(loom)]
@@ -317,14 +317,11 @@ pub enum Hold {
 /// released through the [`Locks`] of a CPU.
 #[derive(Debug)]
 pub struct RawLock {
-    /// 0 free, n > 0 readers, −1 writer (or spinlock owner). Under loom for
-    /// observers alone.
+    /// 0 free, n > 0 readers, −1 writer (or spinlock owner).
     #[cfg(not(loom))]
     holders: Atomic32,
     #[cfg(loom)]
-    holders: Statistic,
-    #[cfg(loom)]
-    lock: RwLock<()>,
+    lock: Lock,
 }
 
 #[cfg(not(loom))]
@@ -366,7 +363,7 @@ pub struct Locks<'w> {
     #[cfg(not(loom))]
     world: PhantomData<&'w RawLock>,
     #[cfg(loom)]
-    held: RefCell<Vec<(&'w RawLock, Guard<'w>)>>,
+    held: RefCell<Vec<(&'w RawLock, LockGuard<'w>)>>,
 }
 
 #[cfg(not(loom))]
@@ -395,10 +392,10 @@ impl<'w> Locks<'w> {
 #[allow(missing_docs)]
 impl RawLock {
     pub fn new() -> Self {
-        Self { holders: Statistic::new(), lock: RwLock::new(()) }
+        Self { lock: Lock::new() }
     }
     pub fn holders(&self) -> i32 {
-        self.holders.read() as i32
+        self.lock.holders()
     }
     pub(crate) fn reset(&self) {}
     pub(crate) fn copy_from(&self, _: &RawLock) {}
@@ -415,39 +412,19 @@ impl<'w> Locks<'w> {
         if mutant::change_of("lock", &[Change::LeftOut]).is_some() {
             return true;
         }
-        let poisoned = "a panic ends the model";
-        let (guard, n) = match how {
-            Hold::Read => (Guard::Read(lock.lock.read().expect(poisoned)), 1),
-            Hold::Write => (Guard::Write(lock.lock.write().expect(poisoned)), -1),
-        };
-        lock.holders.add(n);
+        let guard = lock.lock.take(how);
         self.held.borrow_mut().push((lock, guard));
         true
     }
-    pub fn unlock(&self, lock: &'w RawLock, how: Hold) {
+    pub fn unlock(&self, lock: &'w RawLock, _: Hold) {
         let mut held = self.held.borrow_mut();
         let Some(i) = held.iter().position(|(l, _)| std::ptr::eq(*l, lock)) else {
             assert!(mutant::is_on(), "it is held");
             return;
         };
-        lock.holders.add(if how == Hold::Read { -1 } else { 1 });
         let (_, guard) = held.swap_remove(i);
         drop(held);
         drop(guard);
-    }
-}
-
-/// What loom gives for a lock.
-#[cfg(loom)]
-enum Guard<'w> {
-    Read(#[allow(dead_code)] RwLockReadGuard<'w, ()>),
-    Write(#[allow(dead_code)] RwLockWriteGuard<'w, ()>),
-}
-
-#[cfg(loom)]
-impl core::fmt::Debug for Guard<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Guard")
     }
 }
 

@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 
-use crate::sync::{ThreadId, thread};
+use crate::sync::contended::running;
 
 /// What is done to an access.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -51,50 +51,48 @@ pub enum Task {
 
 thread_local! {
     static TASK: RefCell<Task> = const { RefCell::new(Task::Nothing) };
-    /// In the middle of a race, and there is a task.
+    /// There is a task.
     static ON: Cell<bool> = const { Cell::new(false) };
     /// The place of each CPU, and the last access of the step.
-    static AT: RefCell<HashMap<ThreadId, (u64, &'static str)>> = RefCell::default();
+    static AT: RefCell<HashMap<usize, (u64, &'static str)>> = RefCell::default();
     /// What each CPU has loaded, by address.
-    static LOADED: RefCell<HashMap<(ThreadId, usize), u64>> = RefCell::default();
+    static LOADED: RefCell<HashMap<(usize, usize), u64>> = RefCell::default();
 }
 
-/// From the next race on this is the task; returns the one before.
+/// From the next round on this is the task; returns the one before.
 pub fn set(task: Task) -> Task {
-    // A race that panics does not come to its end.
-    ON.set(false);
+    ON.set(task != Task::Nothing);
     TASK.replace(task)
 }
 
-/// A race begins. To be called before the first of its threads is there.
-pub fn begin() {
+/// The CPUs of a round start.
+pub(crate) fn begin() {
     AT.take();
     LOADED.take();
-    ON.set(TASK.with_borrow(|task| *task != Task::Nothing));
 }
 
-/// All threads but one have ended.
-pub fn end() {
-    ON.set(false);
-}
-
-/// Whether there is a task, and a race.
+/// Whether there is a task, and the CPUs of a round are at it.
 pub fn is_on() -> bool {
-    ON.get()
+    ON.get() && running().is_some()
 }
 
-/// This CPU is about to take a step at `place`.
+/// The CPU that runs, if it has something to do.
+fn cpu() -> Option<usize> {
+    running().filter(|_| ON.get())
+}
+
+/// The CPU that runs is about to take a step at `place`.
 pub fn at(place: u64) {
-    AT.with_borrow_mut(|at| at.insert(thread::current().id(), (place, "")));
+    if let Some(cpu) = cpu() {
+        AT.with_borrow_mut(|at| at.insert(cpu, (place, "")));
+    }
 }
 
 /// An access of the last step that this CPU has begun; what is done to it, if
 /// it is one of `possible`.
 pub(crate) fn change_of(access: &'static str, possible: &[Change]) -> Option<Change> {
-    if !ON.get() {
-        return None;
-    }
-    let (place, after) = AT.with_borrow(|at| at.get(&thread::current().id()).copied())?;
+    let cpu = cpu()?;
+    let (place, after) = AT.with_borrow(|at| at.get(&cpu).copied())?;
     let mut mutants = possible.iter().map(|&change| Mutant { place, access, after, change });
     TASK.with_borrow_mut(|task| match task {
         Task::Nothing => None,
@@ -108,24 +106,23 @@ pub(crate) fn change_of(access: &'static str, possible: &[Change]) -> Option<Cha
 
 /// An access is over, and had an effect.
 pub(crate) fn is_done(access: &'static str) {
-    if ON.get() {
-        AT.with_borrow_mut(|at| {
-            if let Some((_, after)) = at.get_mut(&thread::current().id()) {
-                *after = access;
-            }
-        });
-    }
+    let Some(cpu) = cpu() else { return };
+    AT.with_borrow_mut(|at| {
+        if let Some((_, after)) = at.get_mut(&cpu) {
+            *after = access;
+        }
+    });
 }
 
 /// What this CPU has loaded from `address` before.
 pub(crate) fn loaded(address: usize) -> Option<u64> {
-    let key = || (thread::current().id(), address);
-    if ON.get() { LOADED.with_borrow(|all| all.get(&key()).copied()) } else { None }
+    let key = (cpu()?, address);
+    LOADED.with_borrow(|all| all.get(&key).copied())
 }
 
 /// This CPU has loaded `value` from `address`.
 pub(crate) fn has_loaded(address: usize, value: u64) {
-    if ON.get() {
-        LOADED.with_borrow_mut(|all| all.insert((thread::current().id(), address), value));
+    if let Some(cpu) = cpu() {
+        LOADED.with_borrow_mut(|all| all.insert((cpu, address), value));
     }
 }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -16,9 +16,8 @@ use std::{env, fs};
 use gup_core::invariants::Broken;
 use gup_core::model::cpu::Watch;
 use gup_core::model::{Cpu, World};
-use gup_core::mutant;
 use gup_core::step::Step;
-use gup_core::sync::seen;
+use gup_core::sync::contended;
 use loom::model::Builder;
 
 use crate::{Body, Bound, Kernel, Race, Verdict, holes};
@@ -47,21 +46,10 @@ pub(crate) fn bystanders(_: &World) -> Vec<Body> {
     Vec::new()
 }
 
-/// Runs the bodies of one round: the last on this thread, which has nothing
-/// else to do, so that loom has one thread less to interleave.
-pub(crate) fn run<T: Send + 'static>(mut jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
+/// Runs the bodies of one round.
+pub(crate) fn run<T: Send + 'static>(jobs: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
     LOG.take();
-    seen::begin();
-    mutant::begin();
-    let last = jobs.pop();
-    let others: Vec<_> = jobs.into_iter().map(loom::thread::spawn).collect();
-    let last = last.map(|job| job());
-    let join = |t: loom::thread::JoinHandle<T>| t.join().expect("a panic ends the whole model");
-    let mut done: Vec<_> = others.into_iter().map(join).collect();
-    done.extend(last);
-    mutant::end();
-    seen::end();
-    done
+    contended::at_once(jobs)
 }
 
 /// Explores until a rule breaks or `bound` is reached; prints how far it went.
@@ -75,6 +63,7 @@ pub(crate) fn explore(
     bound: Bound,
     race: impl Race,
 ) -> Verdict {
+    contended::begin("").expect("nothing is known");
     let mut builder = Builder::new();
     builder.max_branches = MAX_STEPS;
     if let (None, Bound::Preemptions(n), false) =
@@ -93,7 +82,8 @@ pub(crate) fn explore(
     let bound = builder.preemption_bound.map_or("all".into(), |n| format!("preemption bound {n}"));
     let replay = env::var_os("LOOM_REPLAY").is_some();
     let saved = saved_file(name, text);
-    if replay && saved.exists() {
+    if let (true, Ok(known)) = (replay, fs::read_to_string(known_file(&saved))) {
+        contended::begin(&known).expect("as it was saved");
         builder.checkpoint_file = Some(saved.clone());
     }
     let start = Instant::now();
@@ -110,18 +100,30 @@ pub(crate) fn explore(
     verdict
 }
 
-/// Runs the race until it breaks a rule; how often it ran.
+/// Runs the race until it breaks a rule; how often it ran, once it was known
+/// what its CPUs contend for.
 fn check(builder: &Builder, kernel: Kernel, race: &impl Race) -> (Verdict, usize) {
     let count = Arc::new(AtomicUsize::new(0));
-    let (counter, race) = (Arc::clone(&count), race.clone());
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        builder.check(move || {
+    let ended = loop {
+        count.store(0, Ordering::Relaxed);
+        let (counter, race) = (Arc::clone(&count), race.clone());
+        let round = move || {
             counter.fetch_add(1, Ordering::Relaxed);
+            contended::round();
+            let verdict = race(kernel);
             // Here all threads have ended and the world is gone: a safe place
             // to leave from, and without the message of a panic.
-            race(kernel).unwrap_or_else(|broken| resume_unwind(Box::new(broken)));
-        });
-    }));
+            if contended::found_more() {
+                resume_unwind(Box::new("there is more to interleave"));
+            }
+            verdict.unwrap_or_else(|broken| resume_unwind(Box::new(broken)));
+        };
+        let ended = catch_unwind(AssertUnwindSafe(|| builder.check(round)));
+        if !contended::found_more() {
+            break ended;
+        }
+        contended::anew();
+    };
     let verdict = ended.map_err(|cause| match cause.downcast::<Broken>() {
         Ok(broken) => *broken,
         Err(cause) => resume_unwind(cause),
@@ -137,11 +139,17 @@ fn saved_file(name: &str, kernel: &str) -> PathBuf {
         .join(file)
 }
 
+/// Where it is saved, beside an interleaving, what the CPUs contend for.
+fn known_file(interleaving: &Path) -> PathBuf {
+    interleaving.with_extension("contended")
+}
+
 /// Saves interleaving `n`: explores up to it once more.
 fn save(mut builder: Builder, file: PathBuf, n: usize, kernel: Kernel, race: &impl Race) {
-    if let Some(folder) = file.parent()
-        && let Err(e) = fs::create_dir_all(folder)
-    {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let written =
+        fs::create_dir_all(folder).and_then(|()| fs::write(known_file(&file), contended::known()));
+    if let Err(e) = written {
         println!("loom: cannot save to {}: {e}", folder.display());
         return;
     }

@@ -27,8 +27,6 @@ mod grab_against_reuse;
 mod grab_against_split;
 mod grab_near_saturation;
 #[cfg(loom)]
-mod loom_forgets;
-#[cfg(loom)]
 mod replay;
 mod slow_pin_against_migration;
 mod slow_pin_against_munmap;
@@ -36,3 +34,5 @@ mod slow_pin_against_slow_pin;
 mod slow_pin_against_split;
 mod slow_pin_against_zap;
 mod unpin_against_put;
+#[cfg(loom)]
+mod what_loom_knows;
