@@ -10,7 +10,8 @@
 //!
 //! Nobody unmaps anything, so all that can go wrong is the counting. A small
 //! page carries its pins in the reference count; v6.12 counts those of every
-//! compound page apart, v5.15 from order 2 on.
+//! compound page apart, v5.15 from order 2 on. But once CPU 1 unmaps what CPU 0
+//! pins, before it unpins it: then (A3) undoes (A1) and (A2) beside (C1).
 //!
 //! Never: a page carries more or less than its mapping and the pins; it looks
 //! as if it was not pinned, while somebody has a pin on it.
@@ -20,11 +21,12 @@ use std::sync::{Arc, OnceLock};
 use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::{Broken, mapcounts_match_tables};
-use gup_core::model::limits::PAGE_SIZE;
+use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
+use gup_core::model::mmap::madvise_dontneed;
 use gup_core::model::page::{get_page, page_maybe_dma_pinned, put_page};
 use gup_core::model::{Cpu, Limits, Page};
 use loom_tests::calls::{
-    FOUR, TWO_THPS, grab_fast, mapped, pin_user_pages, pin_user_pages_fast_only, scene, thp,
+    FOUR, MM, TWO_THPS, grab_fast, mapped, pin_user_pages, pin_user_pages_fast_only, scene, thp,
     unpin_user_page,
 };
 use loom_tests::{Body, Bound, Held, Kernel, Verdict, at_once, body, holds};
@@ -53,6 +55,13 @@ impl What {
         match self {
             What::Small => 0,
             What::Thp => (n + 1) * PAGE_SIZE,
+        }
+    }
+    /// How much is mapped.
+    fn pages(self) -> u64 {
+        match self {
+            What::Small => 1,
+            What::Thp => HPAGE_PMD_NR,
         }
     }
     fn pin(self, n: u64) -> Body {
@@ -100,6 +109,19 @@ fn pin_against_put(kernel: Kernel, what: What) -> Verdict {
     what.race(kernel, |page| [what.pin(1), undo(page, put_page)], |page| Held::pins([page]))
 }
 
+/// The page is unmapped first; another reference keeps it.
+fn pin_against_zap_and_unpin(kernel: Kernel, what: What) -> Verdict {
+    let bodies = |page| {
+        let zap_and_unpin = body(move |cpu| {
+            madvise_dontneed(cpu, MM, 0, what.pages()).expect("the VMA is there");
+            unpin_user_page(cpu, page);
+            Held::nothing()
+        });
+        [zap_and_unpin, what.pin(1)]
+    };
+    what.race(kernel, bodies, |page| Held::gets([page]))
+}
+
 /// Two grabs, without the walks around them, and an unpin.
 fn all_three(kernel: Kernel, what: What) -> Verdict {
     let grab = |page: Page| body(move |cpu| grab_fast(cpu, page, Foll::PIN));
@@ -135,7 +157,8 @@ fn always_pinned(kernel: Kernel, what: What) -> Verdict {
 
 #[test]
 fn counts_add_up() {
-    for race in [pin_against_pin, pin_against_unpin, pin_against_put] {
+    let races = [pin_against_pin, pin_against_unpin, pin_against_put, pin_against_zap_and_unpin];
+    for race in races {
         for what in [What::Small, What::Thp] {
             holds!(Bound::Preemptions(3), [V5_15, V6_12], move |kernel| race(kernel, what));
         }

@@ -14,12 +14,16 @@
 //! behind (A2): who finds the pin at (B2), or (A4) finds that the page has
 //! moved, as in fast_pin_against_migration.rs.
 //!
-//! Never: a longterm pin in CMA memory.
+//! v6.12 gives back the reference of (A3) if (A2) says no, while others may give
+//! up theirs.
+//!
+//! Never: a longterm pin in CMA memory; a pin that is refused leaves a trace.
 
 use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::Broken;
 use gup_core::model::limits::PAGEBLOCK_ORDER;
+use gup_core::model::page::{get_page, put_page};
 use gup_core::model::zone::{
     Place, Prefer, place, set_migratetype_isolate, set_preference, unset_migratetype_isolate,
 };
@@ -64,9 +68,28 @@ fn isolated(kernel: Kernel) -> Verdict {
     held.adds_up(&world)
 }
 
+/// Somebody else gives up a reference, and the pin is refused.
+fn refused(kernel: Kernel) -> Verdict {
+    let (world, page) = scene(CMA, kernel, in_cma);
+    get_page(&Cpu::new(&world, kernel, 0), page);
+    let put = body(move |cpu| {
+        put_page(cpu, page);
+        Held::nothing()
+    });
+    let fast = body(|cpu| pin_user_pages_fast_only(cpu, 0, Foll::WRITE | Foll::LONGTERM));
+    let held = at_once(&world, kernel, [put, fast])?;
+    assert!(held.pins.is_empty(), "it is CMA memory all the time");
+    held.adds_up(&world)
+}
+
 #[test]
 fn no_longterm_pin_in_cma() {
     holds!(Bound::All, [V5_15, V6_12], isolated);
+}
+
+#[test]
+fn a_refused_pin_leaves_no_trace() {
+    holds!(Bound::All, [V5_15, V6_12], refused);
 }
 
 #[test]
