@@ -30,8 +30,14 @@ const FAST: [&str; 6] = [
     "try_grab_compound_head",
     "try_grab_folio_fast",
 ];
-/// Where the fast path goes on as the slow one.
-const SLOW: [&str; 2] = ["__gup_longterm_locked", "__gup_longterm_unlocked"];
+/// Where the fast path goes on as the slow one. One that ends by calling the
+/// next may have left the stack by then.
+const SLOW: [&str; 4] = [
+    "__gup_longterm_locked",
+    "__gup_longterm_unlocked",
+    "__get_user_pages_locked",
+    "__get_user_pages",
+];
 
 /// What has been noticed; at first what the file says that `LOOM_HOLES` names.
 static NOTICED: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(|| {
