@@ -226,6 +226,8 @@ fn a_run_shows_where_windows_make_a_difference() {
         assert_eq!((waits.met, waits.places.is_empty()), (Met::Blocked, false));
         let nothing = raced(kernel, call, "pte-read 1 unpin_user_pages h5");
         assert_eq!((nothing.met, nothing.places.len()), (Met::Nothing, 0));
+        let failed = raced(kernel, call, "pte-read 1 collapse m0 0x0");
+        assert_eq!(failed.met, Met::Failed);
         let nowhere = raced(kernel, call, "pte-read 9 madvise m0 0x0 1 dontneed");
         assert_eq!((nowhere.met, nowhere.idle()), (Met::Nowhere, false));
         let idle = raced(kernel, "read m1 0x0 1", "pte-read 1 madvise m0 0x0 1 dontneed");

@@ -141,7 +141,7 @@ impl<S: Subject> Run<'_, '_, S> {
             What::Munmap(r) => {
                 self.unsettle(r);
                 let done = mmap::munmap(cpu, r.mm, r.addr(), r.pages.into());
-                self.forget(r);
+                self.forget(r, done.is_ok());
                 done.into()
             }
             What::Mprotect(r, prot) => {
@@ -156,7 +156,8 @@ impl<S: Subject> Run<'_, '_, S> {
             What::Dontneed(r) => {
                 self.unsettle(r);
                 let done = mmap::madvise_dontneed(cpu, r.mm, r.addr(), r.pages.into());
-                self.forget(r);
+                // A hole does not keep it from the rest.
+                self.forget(r, done != Err(Errno::EINVAL));
                 done.into()
             }
             What::Write(r) => self.write(r),
@@ -268,8 +269,10 @@ impl<S: Subject> Run<'_, '_, S> {
     }
 
     /// The process gave up a range, or what of it could be had: what comes
-    /// there next is zero, or what the file holds.
-    fn forget(&mut self, r: Range) {
+    /// there next is zero, or what the file holds. If it was not `all` and
+    /// nothing is there now, the op around may be about to put it back.
+    fn forget(&mut self, r: Range, all: bool) {
+        let away = !all && self.inside.is_some();
         for a in r.addrs() {
             if leaf_or_swapped_at(self.cpu, r.mm, a).is_some() {
                 if self.raced() {
@@ -281,7 +284,7 @@ impl<S: Subject> Run<'_, '_, S> {
             let vma = vma_lookup(self.cpu, r.mm, a);
             let file = vma.is_some_and(|v| v.file().is_some());
             self.ledger.borrow_mut().untie(r.mm, a..a + 1);
-            let expect = if file { Expect::Anything } else { Expect::Exactly(0) };
+            let expect = if file || away { Expect::Anything } else { Expect::Exactly(0) };
             self.ledger.borrow_mut().set_expect(r.mm, a, expect);
         }
     }
@@ -302,7 +305,7 @@ impl<S: Subject> Run<'_, '_, S> {
                 let first = vma.backing.pgoff().max(size.into());
                 let Some(addr) = vma.address_of(first) else { continue };
                 let pages = ((vma.end - addr) / PAGE_SIZE) as u8;
-                self.forget(Range { mm, page: (addr / PAGE_SIZE) as u8, pages });
+                self.forget(Range { mm, page: (addr / PAGE_SIZE) as u8, pages }, true);
             }
         }
         Outcome::Done

@@ -80,7 +80,8 @@ impl Inner {
             NOT_REACHED => Met::Nowhere,
             Outcome::Skipped(_) => Met::Nothing,
             Outcome::Blocked(_) => Met::Blocked,
-            Outcome::Done | Outcome::Failed(_) | Outcome::Returned(_) => Met::Ran,
+            Outcome::Failed(_) | Outcome::Returned(Err(_)) => Met::Failed,
+            Outcome::Done | Outcome::Returned(Ok(_)) => Met::Ran,
         }
     }
 }
@@ -92,6 +93,8 @@ pub enum Met {
     Nowhere,
     /// They had nothing to work on there.
     Nothing,
+    /// They failed.
+    Failed,
     /// They would have had to wait there.
     Blocked,
     /// They ran.

@@ -7,6 +7,7 @@
 //! what the ops in the windows use, one of both writing. Then it runs some more
 //! times, with the windows at such steps, or with others in them.
 
+use gup_core::model::limits::PTRS_PER_PTE;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
 use gup_core::step::StepKind;
@@ -31,7 +32,10 @@ impl Generator {
     pub fn race(&mut self, out: &mut Scenario) {
         out.ops.clear();
         let taste = self.busy();
-        let places = [self.race_place(taste), self.race_place(taste)];
+        let place = self.race_place(taste);
+        let other =
+            if self.rng.bool() { self.beside(place, taste) } else { self.race_place(taste) };
+        let places = [place, other];
         let used = if self.one_in(3) { &places[..1] } else { &places[..] };
         for place in used {
             self.push(out, Self::mmap(place.range, Prot::ReadWrite, place.kind), taste);
@@ -153,6 +157,16 @@ impl Generator {
         place
     }
 
+    /// A place of the same process under the page table beside that of `place`:
+    /// the one above is common to both, and may get what the other gives up.
+    fn beside(&mut self, place: Place, taste: Taste) -> Place {
+        const TABLE: u8 = PTRS_PER_PTE as u8;
+        let other = self.race_place(taste);
+        let page = ((place.range.page / TABLE) ^ 1) * TABLE + other.range.page % TABLE;
+        let pages = other.range.pages.min(PAGES - page);
+        Place { range: Range { mm: place.range.mm, page, pages }, ..other }
+    }
+
     fn busy(&mut self) -> Taste {
         Taste {
             fork: !self.one_in(3),
@@ -239,6 +253,7 @@ impl Generator {
             let redraw = match r.met {
                 Met::Nowhere => false,
                 Met::Nothing => !self.one_in(8),
+                Met::Failed => !self.one_in(4),
                 Met::Blocked => self.rng.bool(),
                 Met::Ran if r.places.is_empty() => !self.one_in(4),
                 Met::Ran => self.one_in(4),
@@ -250,7 +265,7 @@ impl Generator {
                 self.use_again(s, r.at, taste);
             }
             let aimed = !r.places.is_empty() && !self.one_in(8);
-            let window = if aimed { Some(self.pick(&r.places)) } else { self.window(&r.steps) };
+            let window = if aimed { self.meeting(&r.places) } else { self.window(&r.steps) };
             let end = end_of_group(&s.ops, r.at);
             for op in &mut s.ops[r.at + 1..end] {
                 op.at = window.or(op.at);
@@ -281,6 +296,14 @@ impl Generator {
         if let Some(op) = Op::decode(Op::from(what).encode()) {
             s.ops.insert(end, Op { at: Some(window), ..op });
         }
+    }
+
+    /// One of the windows that make a difference; half of the time the first of
+    /// its kind: what an op does later, with what it has by then, is often refused.
+    fn meeting(&mut self, places: &[Window]) -> Option<Window> {
+        let any = self.pick(places);
+        let first = places.iter().find(|w| w.kind == any.kind).copied();
+        if self.rng.bool() { first } else { Some(any) }
     }
 
     fn window(&mut self, taken: &StepCounts) -> Option<Window> {
@@ -382,6 +405,22 @@ mod tests {
         }
         let missing: Vec<_> = StepKind::ALL.iter().filter(|&&k| !drawn[k as usize]).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn places_are_often_under_tables_beside_each_other() {
+        let (mut g, mut s) = (Generator::new(1, Base::V6_12), Scenario::default());
+        let mut beside = 0;
+        for _ in 0..1_000 {
+            g.race(&mut s);
+            let places = s.ops.iter().filter_map(|op| match op.what {
+                What::Mmap(r, ..) | What::MmapFile(r, ..) => Some((r.mm, r.page / 8)),
+                _ => None,
+            });
+            let [a, b] = places.take(2).collect::<Vec<_>>()[..] else { continue };
+            beside += u32::from((a.0, a.1 ^ 1) == b);
+        }
+        assert!((250..600).contains(&beside), "{beside}");
     }
 
     #[test]
