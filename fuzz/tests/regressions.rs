@@ -2,15 +2,16 @@
 //! Every tracked scenario, both ways.
 //!
 //! A regression (`regressions/*.gup`) fires its oracle on its kernel, and is
-//! silent on the same kernel without the defect that explains it, and on the
-//! fixed one. A seed (`seeds/*.gup`) is silent on the fixed kernel: it shows
-//! what scenarios look like, and corpora begin with it.
+//! silent on the same kernel without what explains it, and on the fixed one.
+//! What `history.rs` says windows show, one of them shows; what it says loom
+//! alone does, a loom test does. A seed (`seeds/*.gup`) is silent on the fixed
+//! kernel: it shows what scenarios look like, and corpora begin with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use gup_core::history::Kernel;
+use gup_core::history::{Defect, Kernel, Reach, Safeguard};
 use gup_fuzz::exec::Executor;
 use gup_fuzz::repro::report::{culprit, judge, report, without};
 use gup_fuzz::repro::{Reproducer, text};
@@ -51,6 +52,55 @@ fn regressions_fire_with_their_defect_and_not_without() {
             assert_ne!(fires_on(kernel, &r), Some(oracle), "{name} on {kernel}");
         }
         assert_eq!(fires_on(Kernel::fixed(r.kernel.base()), &r), None, "{name}");
+    }
+}
+
+/// Whether a scenario fires on `kernel`, and is silent on `without` and on the
+/// fixed kernel.
+fn tells(r: &Reproducer, kernel: Kernel, without: Kernel) -> bool {
+    let silent = |k| fires_on(k, r).is_none();
+    fires_on(kernel, r).is_some() && silent(without) && silent(Kernel::fixed(kernel.base()))
+}
+
+#[test]
+fn a_regression_shows_each_safeguard_on_each_base_unless_only_loom_does() {
+    let all = files("regressions");
+    let rows = Safeguard::ALL.iter().flat_map(|&s| s.reach().iter().map(move |&row| (s, row)));
+    for (s, (base, reach)) in rows.filter(|(_, (_, reach))| !matches!(reach, Reach::Loom(_))) {
+        let twin = s.twin(base);
+        let mut its_own = all.iter().filter(|(_, r)| r.kernel.lacks(s));
+        let shown = its_own.any(|(_, r)| tells(r, twin, twin.with_safeguard(s)));
+        assert!(shown, "no regression shows {twin}; reach: {reach:?}");
+    }
+}
+
+#[test]
+fn a_regression_shows_each_defect_that_windows_show() {
+    let all = files("regressions");
+    for &d in Defect::ALL.iter().filter(|d| d.info().reach == Reach::Race) {
+        let mut its_own = all.iter().filter(|(_, r)| r.kernel.has(d));
+        let shown = its_own.any(|(_, r)| tells(r, r.kernel, r.kernel.without_defect(d)));
+        assert!(shown, "no regression shows {}", d.info().slug);
+    }
+}
+
+/// The source of the loom tests.
+fn twins() -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../loom-tests/tests/races");
+    let files = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    files.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn a_loom_test_fails_without_each_safeguard_and_each_fix_of_a_race() {
+    let twins = twins();
+    let has = |change: String| twins.contains(&change);
+    for &s in Safeguard::ALL {
+        assert!(has(format!("without safeguard:{}\"", s.slug())), "{s:?}");
+    }
+    for &d in Defect::ALL.iter().filter(|d| d.info().reach != Reach::Sequence) {
+        let fix = d.info().fixed.expect("a race that is known is fixed").id;
+        assert!(has(format!("without {fix}")), "{d:?}");
     }
 }
 

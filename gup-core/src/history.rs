@@ -56,7 +56,7 @@ pub struct DefectInfo {
     pub what: &'static str,
     /// The oracles that see it.
     pub oracles: &'static [&'static str],
-    /// What finds it: a fuzz target, or loom.
+    /// What kind of run finds it.
     pub reach: Reach,
 }
 
@@ -101,14 +101,24 @@ pub struct Commit {
     pub release: &'static str,
 }
 
-/// What kind of run a defect needs.
+/// What kind of run a defect shows itself in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
     /// One op after the other.
     Sequence,
-    /// Two CPUs at once.
+    /// Two CPUs at once. It is enough that an op of one runs, from its
+    /// beginning to its end, in the middle of an op of the other.
     Race,
+    /// Two CPUs at once, under loom alone: what windows cannot express of it.
+    Loom(&'static str),
 }
+
+/// Windows show steps in one order.
+const STORE_BUFFER: Reach = Reach::Loom("a store of one CPU, or a load of the other, comes late");
+/// An op in a window runs to its end.
+const TO_AND_FRO: Reach = Reach::Loom("the two CPUs take turns: each is stopped by the other");
+/// The contents of secret memory go with the last user of its file.
+const LAST_CLOSE: Reach = Reach::Loom("no op gives up a file for good");
 
 macro_rules! defects {
     ($($(#[$doc:meta])* $name:ident = $info:expr;)+) => {
@@ -550,7 +560,7 @@ defects! {
                count, nor that of PageAnonExclusive before the next entry: a page is \
                pinned and taken for shared at once",
         oracles: &["reliability"],
-        reach: Reach::Race,
+        reach: STORE_BUFFER,
     };
     /// A compound page can be had before it is one.
     CountBeforeCompound = DefectInfo {
@@ -566,7 +576,7 @@ defects! {
                compound: GUP-fast, which comes late to a page that was freed, counts \
                its pin as one of a small page, and takes it back as one of a large one",
         oracles: &["accounting"],
-        reach: Reach::Race,
+        reach: TO_AND_FRO,
     };
     /// fork() and GUP-fast do not know of each other.
     ForkUnseen = DefectInfo {
@@ -600,7 +610,7 @@ defects! {
                (the fix gave the barrier after the pin, for another reason; fork() takes \
                a reference before it looks since v5.19)",
         oracles: &["reliability"],
-        reach: Reach::Race,
+        reach: STORE_BUFFER,
     };
     /// fork() shares pinned pages.
     NoEarlyCowAtFork = DefectInfo {
@@ -749,7 +759,7 @@ impl Proposal {
 }
 
 macro_rules! safeguards {
-    ($($(#[$doc:meta])* $name:ident = $slug:literal, $what:literal;)+) => {
+    ($($(#[$doc:meta])* $name:ident = $slug:literal, $reach:expr, $what:literal;)+) => {
         /// A statement that keeps two CPUs apart, and that no row of [`Defect`]
         /// takes out by itself. The loom tests leave it out to see that they
         /// notice: one `if` at the statement, as for a defect, but it stands
@@ -764,6 +774,11 @@ macro_rules! safeguards {
             pub fn slug(self) -> &'static str {
                 match self { $(Safeguard::$name => $slug),+ }
             }
+            /// The bases whose text has it, and what kind of run shows there
+            /// that it is needed.
+            pub fn reach(self) -> &'static [(Base, Reach)] {
+                match self { $(Safeguard::$name => $reach),+ }
+            }
             /// What it does, in one sentence.
             pub fn what(self) -> &'static str {
                 match self { $(Safeguard::$name => $what),+ }
@@ -772,44 +787,73 @@ macro_rules! safeguards {
     };
 }
 
+const BY_RACE: &[(Base, Reach)] = &[(Base::V5_15, Reach::Race), (Base::V6_12, Reach::Race)];
+const BY_SEQUENCE: &[(Base, Reach)] =
+    &[(Base::V5_15, Reach::Sequence), (Base::V6_12, Reach::Sequence)];
+const BARRIER: &[(Base, Reach)] = &[(Base::V6_12, STORE_BUFFER)];
+
 safeguards! {
     /// In gup_pte_range(), gup_fast_pte_range().
-    PteRecheck = "pte-recheck", "GUP-fast reads the PTE again once it has grabbed the page";
+    PteRecheck = "pte-recheck", BY_RACE,
+        "GUP-fast reads the PTE again once it has grabbed the page";
     /// In gup_huge_pmd(), gup_fast_pmd_leaf().
-    PmdRecheck = "pmd-recheck", "GUP-fast reads a huge PMD again once it has grabbed the page";
+    PmdRecheck = "pmd-recheck", BY_RACE,
+        "GUP-fast reads a huge PMD again once it has grabbed the page";
     /// In page_ref_add_unless_zero().
-    UnlessZero = "unless-zero", "GUP-fast takes no reference on a page that has none";
+    UnlessZero = "unless-zero", BY_RACE,
+        "GUP-fast takes no reference on a page that has none";
     /// In lockless_pages_from_mm(), gup_fast().
-    SeqEven = "seq-even", "GUP-fast does not begin while fork() write-protects";
+    SeqEven = "seq-even", BY_RACE,
+        "GUP-fast does not begin while fork() write-protects";
     /// In lockless_pages_from_mm(), gup_fast().
-    SeqRetry = "seq-retry", "GUP-fast gives its pins back if fork() has write-protected meanwhile";
+    SeqRetry = "seq-retry", &[(Base::V5_15, TO_AND_FRO), (Base::V6_12, TO_AND_FRO)],
+        "GUP-fast gives its pins back if fork() has write-protected meanwhile";
     /// In internal_get_user_pages_fast(), gup_fast_fallback().
-    HasPinnedFirst = "has-pinned-first", "GUP-fast sets MMF_HAS_PINNED before it walks";
+    HasPinnedFirst = "has-pinned-first", BY_SEQUENCE,
+        "GUP-fast sets MMF_HAS_PINNED before it walks";
     /// In try_grab_folio_fast().
-    BarrierAfterGrab = "barrier-after-grab", "a barrier orders the pin before the second read of the PTE";
+    BarrierAfterGrab = "barrier-after-grab", BARRIER,
+        "a barrier orders the pin before the second read of the PTE";
     /// In gup_must_unshare().
-    BarrierBeforeExclusive = "barrier-before-exclusive",
+    BarrierBeforeExclusive = "barrier-before-exclusive", BARRIER,
         "a barrier orders the second read of the PTE before the look at PageAnonExclusive";
     /// In folio_try_share_anon_rmap().
-    BarrierAfterClear = "barrier-after-clear",
+    BarrierAfterClear = "barrier-after-clear", BARRIER,
         "a barrier orders the clearing of an entry before the look at the pins";
     /// In folio_try_share_anon_rmap().
-    BarrierAfterShare = "barrier-after-share",
+    BarrierAfterShare = "barrier-after-share", BARRIER,
         "a barrier orders the clearing of PageAnonExclusive before the next entry";
     /// In page_ref_freeze().
-    FreezeExact = "freeze-exact", "a page is frozen only if nobody else holds a reference";
+    FreezeExact = "freeze-exact", BY_SEQUENCE,
+        "a page is frozen only if nobody else holds a reference";
     /// In put_compound_head(), gup_put_folio().
-    PincountBeforePut = "pincount-before-put",
+    PincountBeforePut = "pincount-before-put", BY_SEQUENCE,
         "a pin of a compound page is counted off while its reference still keeps the page";
     /// In gup_fast_folio_allowed(), v6.12.
-    MappingGone = "mapping-gone",
+    MappingGone = "mapping-gone", &[(Base::V6_12, LAST_CLOSE)],
         "GUP-fast leaves a page that has lost its mapping to the slow path";
     /// In spin_lock(), for the lock of a page table.
-    PageTableLock = "page-table-lock", "the entries of a page table are changed under its lock";
+    PageTableLock = "page-table-lock", BY_RACE,
+        "the entries of a page table are changed under its lock";
     /// In mmap_read_lock().
-    MmapLock = "mmap-lock", "mmap_lock keeps changes of the VMAs out of the slow path";
+    MmapLock = "mmap-lock", BY_SEQUENCE,
+        "mmap_lock keeps changes of the VMAs out of the slow path";
     /// In tlb_remove_table().
-    TableWait = "table-wait", "a page table is freed after all CPUs had interrupts on";
+    TableWait = "table-wait", BY_RACE,
+        "a page table is freed after all CPUs had interrupts on (on v6.12 70cbc3cc78a9 \
+         is enough by itself)";
+}
+
+impl Safeguard {
+    /// The fixed base without it, and without a fix that does the same there:
+    /// what must fail.
+    pub fn twin(self, base: Base) -> Kernel {
+        let kernel = Kernel::fixed(base).without_safeguard(self);
+        match (self, base) {
+            (Safeguard::TableWait, Base::V6_12) => kernel.with_defect(Defect::CollapseUnseen),
+            _ => kernel,
+        }
+    }
 }
 
 /// A base text with its defects and proposals.
@@ -862,6 +906,15 @@ impl Kernel {
     #[inline]
     pub fn lacks(self, s: Safeguard) -> bool {
         self.left_out & (1 << s as u64) != 0
+    }
+    /// The safeguards that are left out of it.
+    pub fn left_out(self) -> impl Iterator<Item = Safeguard> {
+        Safeguard::ALL.iter().copied().filter(move |&s| self.lacks(s))
+    }
+    /// The same kernel with the safeguard.
+    pub fn with_safeguard(mut self, s: Safeguard) -> Self {
+        self.left_out &= !(1 << s as u64);
+        self
     }
     /// The same kernel without the safeguard.
     pub fn without_safeguard(mut self, s: Safeguard) -> Self {
@@ -932,7 +985,7 @@ impl fmt::Display for Kernel {
         for p in self.proposals() {
             write!(f, " with proposal:{}", p.info().slug)?;
         }
-        for &s in Safeguard::ALL.iter().filter(|&&s| self.lacks(s)) {
+        for s in self.left_out() {
             write!(f, " without safeguard:{}", s.slug())?;
         }
         Ok(())

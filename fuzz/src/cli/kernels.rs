@@ -46,6 +46,8 @@ struct DefectRow {
     fixed: Option<CommitRow>,
     bases: Vec<BaseRow>,
     found_by: &'static str,
+    /// Why windows do not show it, if they do not.
+    only_loom: Option<&'static str>,
     oracles: &'static [&'static str],
     what: &'static str,
 }
@@ -82,11 +84,31 @@ struct ProposalRow {
 struct SafeguardRow {
     slug: &'static str,
     what: &'static str,
+    bases: Vec<TwinRow>,
+}
+
+/// A base whose text has a safeguard, and what finds that it is left out.
+#[derive(Serialize)]
+struct TwinRow {
+    base: &'static str,
+    kernel: String,
+    found_by: &'static str,
+    only_loom: Option<&'static str>,
+}
+
+/// What finds it, and why windows do not, if they do not.
+fn found_by(reach: Reach) -> (&'static str, Option<&'static str>) {
+    match reach {
+        Reach::Sequence => ("fuzzing", None),
+        Reach::Race => ("fuzzing with windows, loom", None),
+        Reach::Loom(why) => ("loom", Some(why)),
+    }
 }
 
 fn table() -> Table {
     let defect = |d: &Defect| {
         let i = d.info();
+        let (found_by, only_loom) = found_by(i.reach);
         DefectRow {
             slug: i.slug,
             introduced: i.introduced.map(Into::into),
@@ -94,10 +116,8 @@ fn table() -> Table {
             bases: (i.bases.iter())
                 .map(|&(b, r)| BaseRow { base: b.name(), open: r == Released::Open })
                 .collect(),
-            found_by: match i.reach {
-                Reach::Sequence => "fuzzing",
-                Reach::Race => "loom",
-            },
+            found_by,
+            only_loom,
             oracles: i.oracles,
             what: i.what,
         }
@@ -106,7 +126,14 @@ fn table() -> Table {
         let i = p.info();
         ProposalRow { slug: i.slug, repairs: i.repairs.info().slug, what: i.what }
     };
-    let safeguard = |s: &Safeguard| SafeguardRow { slug: s.slug(), what: s.what() };
+    let safeguard = |s: &Safeguard| {
+        let twin = |&(base, reach): &(Base, Reach)| {
+            let (found_by, only_loom) = found_by(reach);
+            TwinRow { base: base.name(), kernel: s.twin(base).to_string(), found_by, only_loom }
+        };
+        let bases = s.reach().iter().map(twin).collect();
+        SafeguardRow { slug: s.slug(), what: s.what(), bases }
+    };
     Table {
         bases: Base::ALL.iter().map(|b| b.name()).collect(),
         defects: Defect::ALL.iter().map(defect).collect(),
@@ -138,6 +165,9 @@ impl Kernels {
                 None => println!("    fixed      by no commit that is known here"),
             }
             println!("    found by   {}: {}", d.found_by, d.oracles.join(", "));
+            if let Some(why) = d.only_loom {
+                print!("{}", wrap(why, "    not by windows: ", INDENT));
+            }
         }
         println!("\nProposals:");
         for p in table.proposals {
@@ -147,7 +177,14 @@ impl Kernels {
         println!("\nSafeguards, of no kernel's history, for the twins of the loom tests:");
         for s in table.safeguards {
             let head = format!("safeguard:{}: {}", s.slug, s.what);
-            print!("{}", wrap(&head, "  ", "    "));
+            print!("\n{}", wrap(&head, "  ", "  "));
+            for twin in s.bases {
+                print!("{}", wrap(&twin.kernel, "    ", "      "));
+                println!("      found by {}", twin.found_by);
+                if let Some(why) = twin.only_loom {
+                    print!("{}", wrap(why, "      not by windows: ", "        "));
+                }
+            }
         }
         println!("\nnext: cargo gup judge 'v5.15 with proposal:NAME'");
         Ok(Verdict::Held)

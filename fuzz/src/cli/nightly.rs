@@ -419,6 +419,7 @@ impl Night {
             explained_by: match culprit {
                 Some(Culprit::Defect(d)) => Some(d.info().slug),
                 Some(Culprit::Proposal(p)) => Some(p.info().slug),
+                Some(Culprit::Safeguard(s)) => Some(s.slug()),
                 None => None,
             },
         });

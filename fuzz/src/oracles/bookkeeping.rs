@@ -68,13 +68,16 @@ pub fn owned_of(cpu: &Cpu, ledger: &Ledger, head: Page) -> Owned {
 
 /// lifetime: no frame that the harness holds was freed.
 fn lifetime(cpu: &Cpu, ledger: &Ledger, touched: u128) -> Option<Violation> {
-    for page in pages_of(ledger.owned_frames()) {
+    let owned = ledger.owned_frames();
+    let free = if owned != 0 { cpu.world.free_frames() } else { 0 };
+    for page in pages_of(owned) {
         let head = cpu.world.head_of(page);
         if touched & (page.bit() | head.bit()) == 0 {
             continue;
         }
-        let freed = cpu.world.epoch(page) != ledger.epoch(page) || cpu.world.refcount(head) == 0;
-        if freed {
+        let used_again = cpu.world.epoch(page) != ledger.epoch(page);
+        let freed = cpu.world.refcount(head) == 0 || free & page.bit() != 0;
+        if used_again || freed {
             let (gets, pins) = ledger.held(page);
             let expected = format!("page {} stays in use: {gets} got, {pins} pinned", page.0);
             let refcount = cpu.world.refcount(head);

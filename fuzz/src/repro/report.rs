@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use gup_core::flags::Pg;
-use gup_core::history::{Commit, Defect, Kernel, Proposal};
+use gup_core::history::{Commit, Defect, Kernel, Proposal, Safeguard};
 use gup_core::model::limits::PAGE_SIZE;
 use gup_core::model::mm::MmId;
 
@@ -41,6 +41,9 @@ pub fn kernel_text(kernel: Kernel) -> String {
     for p in kernel.proposals() {
         let _ = write!(fixed, " with proposal:{}", p.info().slug);
     }
+    for s in kernel.left_out() {
+        let _ = write!(fixed, " without safeguard:{}", s.slug());
+    }
     let released = kernel.to_string();
     if fixed.len() < released.len() { fixed } else { released }
 }
@@ -57,6 +60,8 @@ pub enum Culprit {
     Defect(Defect),
     /// A change that was never merged.
     Proposal(Proposal),
+    /// A statement that is left out of it.
+    Safeguard(Safeguard),
 }
 
 /// What the port of `kernel` violates.
@@ -99,15 +104,19 @@ pub fn explain(kernel: Kernel, ops: &[Op], finding: &Finding) -> Option<Culprit>
     }
 }
 
-/// The defect, or else the proposal, without which the oracle is silent.
+/// The defect, or else the proposal, without which the oracle is silent; or
+/// else the safeguard with which it is.
 pub fn culprit(kernel: Kernel, ops: &[Op], oracle: &str) -> Option<Culprit> {
     let mut defects = kernel.defects();
     let defect = defects.find(|&d| !fires(kernel.without_defect(d), ops, oracle));
-    defect.map(Culprit::Defect).or_else(|| {
+    let proposal = || {
         let mut proposals = kernel.proposals();
-        let proposal = proposals.find(|&p| !fires(without_proposal(kernel, p), ops, oracle));
-        proposal.map(Culprit::Proposal)
-    })
+        proposals.find(|&p| !fires(without_proposal(kernel, p), ops, oracle))
+    };
+    let safeguard = || kernel.left_out().find(|&s| !fires(kernel.with_safeguard(s), ops, oracle));
+    (defect.map(Culprit::Defect))
+        .or_else(|| proposal().map(Culprit::Proposal))
+        .or_else(|| safeguard().map(Culprit::Safeguard))
 }
 
 /// The kernel without the culprit.
@@ -115,11 +124,13 @@ pub fn without(kernel: Kernel, culprit: Culprit) -> Kernel {
     match culprit {
         Culprit::Defect(d) => kernel.without_defect(d),
         Culprit::Proposal(p) => without_proposal(kernel, p),
+        Culprit::Safeguard(s) => kernel.with_safeguard(s),
     }
 }
 
 fn without_proposal(kernel: Kernel, p: Proposal) -> Kernel {
     let bare = kernel.defects().fold(Kernel::fixed(kernel.base()), Kernel::with_defect);
+    let bare = kernel.left_out().fold(bare, Kernel::without_safeguard);
     kernel.proposals().filter(|&q| q != p).fold(bare, Kernel::with_proposal)
 }
 
@@ -367,6 +378,10 @@ fn origin(out: &mut String, culprit: Option<Culprit>) {
                 "It comes with the proposal \"{}\", which was never merged: {}.",
                 info.slug, info.what
             );
+            text.push_str(&wrap(&what, "", ""));
+        }
+        Some(Culprit::Safeguard(s)) => {
+            let what = format!("It comes without the safeguard \"{}\": {}.", s.slug(), s.what());
             text.push_str(&wrap(&what, "", ""));
         }
         Some(Culprit::Defect(d)) => {
