@@ -83,12 +83,19 @@ pub fn known_of_c(text: Kernel, ops: &[Op], finding: &Finding) -> Option<Defect>
     if same(fixed) {
         return None;
     }
-    text.defects().find(|&d| same(fixed.with_defect(d))).or_else(|| {
-        // It may only show in a world that another of them made.
-        let seen_so = |d: &Defect| d.info().oracles.contains(&finding.oracle);
+    let seen_so = |d: &Defect| d.info().oracles.contains(&finding.oracle);
+    let alone = text.defects().find(|&d| same(fixed.with_defect(d)));
+    // It may only show in a world that another of them made,
+    let among_all = || {
         let all = same(text);
         text.defects().filter(seen_so).find(|&d| all && !same(text.without_defect(d)))
-    })
+    };
+    // or at a step that another of them moves.
+    let beside_another = || {
+        let with = |d| move |e| same(fixed.with_defect(d).with_defect(e));
+        text.defects().filter(seen_so).find(|&d| text.defects().any(with(d)))
+    };
+    alone.or_else(among_all).or_else(beside_another)
 }
 
 /// [`known_of_c`], if it is the C that runs in this process.
@@ -519,6 +526,30 @@ h0 = pin_user_pages m0 0x0 1 FOLL_WRITE|FOLL_LONGTERM   -> ENOMEM
         let end = text.find("\nPage states").unwrap();
         let again: Reproducer = text[start..end].parse().unwrap();
         assert_eq!(again.ops(), seed().ops());
+    }
+
+    /// The window names a step by its number, and another defect, 65291dcfcf89,
+    /// brings steps of that kind.
+    #[test]
+    fn what_the_c_does_is_known_where_two_of_its_defects_meet() {
+        let text = "\
+# gup reproducer, format 1
+kernel: v5.15 fixed without c36c04c2e132 without 65291dcfcf89
+
+mmap m0 0x0 8 rw private anon thp
+write m0 0x0 1
+swapout m0 0x0
+write m0 0x0 1
+fork m0 m1
+h0 = get_user_pages_fast_only m0 0x0 1 0
+    at compound-head 4 write m0 0x0 1
+h0 = pin_user_pages m0 0x0 1 FOLL_LONGTERM
+";
+        let r: Reproducer = text.parse().unwrap();
+        let finding = on_port(r.kernel, &r.ops()).unwrap();
+        assert_eq!(finding.key(), ("errno", "pin_user_pages"));
+        let known = known_of_c("v5.15".parse().unwrap(), &r.ops(), &finding);
+        assert_eq!(known, Some(Defect::SlowGrabIsFast));
     }
 
     #[test]
