@@ -54,7 +54,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_reference_sits_on_the_pages_own_head() {
-    holds!(Bound::Preemptions(2), [V5_15, V6_12], race);
+    holds!(Bound::Preemptions(3), [V5_15, V6_12], race);
 }
 
 #[test]

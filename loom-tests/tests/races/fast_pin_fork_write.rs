@@ -46,7 +46,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_pin_is_where_the_parent_stores() {
-    holds!(Bound::Preemptions(1), [V5_15], race);
+    holds!(Bound::Preemptions(2), [V5_15], race);
 }
 
 #[test]
