@@ -168,6 +168,20 @@ fn unsharing_makes_a_page_exclusive_and_leaves_it_read_only() {
     }
 }
 
+/// A range that ends within a huge page is refused, but its start has become one
+/// of a VMA by then.
+#[test]
+fn what_is_refused_at_its_end_is_split_at_its_start() {
+    with_mapping(File::Hugetlb, true, |cpu| {
+        user_store(cpu, A, 0, 1).unwrap();
+        let none = mprotect(cpu, A, 8 * PAGE_SIZE, 1, Prot::None);
+        assert_eq!(none, Err(Errno::EINVAL));
+        assert_eq!(vma_lookup(cpu, A, 0).unwrap().end, 8 * PAGE_SIZE);
+        assert_eq!(mprotect(cpu, A, 0, 9, Prot::Read), Err(Errno::EINVAL));
+        assert_eq!(leaf_at(cpu, A, 0).map(|l| l.write), Some(false));
+    });
+}
+
 #[test]
 fn what_does_not_fit_the_page_size_is_refused() {
     with_mapping(File::Hugetlb, false, |cpu| {

@@ -318,16 +318,15 @@ fn free_pgtables(cpu: &Cpu, vma: &Vma) {
     }
 }
 
-/// Makes sure that no VMA crosses `start` or `end`.
+/// Makes sure that no VMA crosses `start` or `end`. If it cannot be split at the
+/// end, it stays split at the start.
 /// C: split_vma(), mm/mmap.c
 fn split_vmas(cpu: &Cpu, mm: MmId, start: u64, end: u64) -> Result<(), Errno> {
     for at in [start, end] {
-        if mm::vma_lookup(cpu, mm, at).is_some_and(|v| !hugetlb::may_split(&v, at)) {
+        let Some(v) = mm::vmas(cpu, mm).find(|v| v.start < at && at < v.end) else { continue };
+        if !hugetlb::may_split(&v, at) {
             return Err(Errno::EINVAL);
         }
-    }
-    for at in [start, end] {
-        let Some(v) = mm::vmas(cpu, mm).find(|v| v.start < at && at < v.end) else { continue };
         let slot = free_slot(cpu, mm).ok_or(Errno::ENOMEM)?;
         // C: vma_adjust_trans_huge()
         if at & (PMD_SIZE - 1) != 0
