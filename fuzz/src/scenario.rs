@@ -201,6 +201,9 @@ pub enum What {
     Truncate(File, u8),
     /// fsync(2): the dirty pages of a file are written back.
     Fsync(File),
+    /// close(2) of the last descriptor of a file that has no name any more:
+    /// if nobody maps it, it goes, and the next mapping is of a new one.
+    Close(File),
 }
 
 /// A call of mm/gup.c.
@@ -488,6 +491,7 @@ impl Op {
                 What::Truncate(file, f0 % (file.max_pages() as u8 + 1))
             }
             50 => What::Fsync(decode_file(extra)?),
+            51 => What::Close(decode_file(extra)?),
             67 => What::FolioAddPin(handle, to),
             other => What::Unpin(Unpin::with_opcode(other)?, handle),
         };
@@ -550,7 +554,7 @@ impl Op {
             What::Prefer(p) => r[6] = index(Prefer::ALL.iter().position(|&x| x == p)),
             What::LruAddDrain | What::LruAddDrainAll => {}
             What::Truncate(file, pages) => (r[6], r[4]) = (file as u8, pages),
-            What::Fsync(file) => r[6] = file as u8,
+            What::Fsync(file) | What::Close(file) => r[6] = file as u8,
         }
         r[0] = self.what.opcode();
         r[7] = encode_fail(self.fail);
@@ -590,6 +594,15 @@ impl What {
         match self {
             What::Fork(mm, _) | What::Exit(mm) => Some(mm),
             _ => self.range().map(|r| r.mm),
+        }
+    }
+
+    /// The file that it names.
+    pub fn file(self) -> Option<File> {
+        match self {
+            What::MmapFile(_, _, map) => Some(map.file),
+            What::Truncate(file, _) | What::Fsync(file) | What::Close(file) => Some(file),
+            _ => None,
         }
     }
 
@@ -637,6 +650,7 @@ impl What {
             What::MmapFile(..) => 48,
             What::Truncate(..) => 49,
             What::Fsync(_) => 50,
+            What::Close(_) => 51,
             What::FolioAddPin(..) => 67,
         }
     }

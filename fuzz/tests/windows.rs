@@ -80,6 +80,9 @@ fn what_cannot_run_says_why() {
         ("exit m0\nat lock 1 read m0 0x0 1", "starts or ends the process"),
         ("fork m0 m1\nat lock 1 read m1 0x0 1", "starts or ends the process"),
         ("read m0 0x0 1\nat data 1 exit m3", "no such process"),
+        ("truncate shmem 1\nat cache-set 1 close shmem", "has the file open"),
+        ("close shmem\nat cache-set 1 truncate shmem 1", "closes the file"),
+        ("close shmem\nat cache-set 1 mmap m0 0x1000 1 rw shared shmem 0", "closes the file"),
     ] {
         let said = lines("v6.12 fixed", &format!("{mapped}{inner}\n"));
         assert!(said[4].contains("(skipped: ") && said[4].contains(why), "{said:#?}");
@@ -191,6 +194,53 @@ fn a_file_may_be_cut_off_while_its_page_moves() {
             "h0 = pin_user_pages_remote m0 0x0 1 0\n",
         );
         assert!(ran > 20, "{kernel}, {file}: {ran}");
+    }
+}
+
+/// A process may unmap a file, and close it, while GUP-fast is about to take one
+/// of its pages.
+#[test]
+fn a_file_may_go_while_gup_fast_finds_its_page() {
+    for kernel in KERNELS {
+        for file in ["file", "shmem", "secretmem"] {
+            // Anonymous memory beside it keeps the page table.
+            let mapped = format!(
+                "mmap m0 0x0 1 rw shared {file} 0\nmmap m0 0x1000 1 rw private anon\n\
+                 write m0 0x0 2\n"
+            );
+            let gone = ["munmap m0 0x0 1", &format!("close {file}"), "write m0 0x1000 1"];
+            for call in ["get_user_pages_fast m0 0x0 1 0", "pin_user_pages_fast m0 0x0 1 0"] {
+                let ran = at_every_step(kernel, &mapped, &format!("h0 = {call}"), &gone, "");
+                assert!(ran > 10, "{kernel}, {file}: {ran}");
+            }
+        }
+    }
+}
+
+/// What is unmapped has the file open until all is done.
+#[test]
+fn nobody_closes_a_file_while_it_is_unmapped() {
+    let mapped = "mmap m0 0x0 1 rw shared shmem 0\nmmap m0 0x1000 1 rw private anon\n\
+                  write m0 0x0 2\n";
+    for kernel in KERNELS {
+        for outer in ["munmap m0 0x0 2", "exit m0"] {
+            let closed = at_every_step(kernel, mapped, outer, &["close shmem"], "close shmem\n");
+            assert_eq!(closed, 0, "{kernel}, {outer}");
+        }
+    }
+}
+
+/// What is held of a file that is closed is nobody's from then on.
+#[test]
+fn pins_stay_while_their_file_is_closed() {
+    let mapped = "mmap m0 0x0 1 rw shared shmem 0\nwrite m0 0x0 1\n\
+                  h0 = pin_user_pages m0 0x0 1 FOLL_WRITE\nmunmap m0 0x0 1\n";
+    let after = "mmap m0 0x0 1 rw shared shmem 0\nread m0 0x0 1\ndma_write h0\nread m0 0x0 1\n";
+    for kernel in KERNELS {
+        for inner in ["dma_write h0", "dma_read h0", "unpin_user_pages h0"] {
+            let ran = at_every_step(kernel, mapped, "close shmem", &[inner], after);
+            assert!(ran > 10, "{kernel}, {inner}: {ran}");
+        }
     }
 }
 

@@ -117,8 +117,6 @@ pub enum Reach {
 const STORE_BUFFER: Reach = Reach::Loom("a store of one CPU, or a load of the other, comes late");
 /// An op in a window runs to its end.
 const TO_AND_FRO: Reach = Reach::Loom("the two CPUs take turns: each is stopped by the other");
-/// The contents of secret memory go with the last user of its file.
-const LAST_CLOSE: Reach = Reach::Loom("no op gives up a file for good");
 
 macro_rules! defects {
     ($($(#[$doc:meta])* $name:ident = $info:expr;)+) => {
@@ -830,7 +828,7 @@ safeguards! {
     PincountBeforePut = "pincount-before-put", BY_SEQUENCE,
         "a pin of a compound page is counted off while its reference still keeps the page";
     /// In gup_fast_folio_allowed(), v6.12.
-    MappingGone = "mapping-gone", &[(Base::V6_12, LAST_CLOSE)],
+    MappingGone = "mapping-gone", &[(Base::V6_12, Reach::Race)],
         "GUP-fast leaves a page that has lost its mapping to the slow path";
     /// In spin_lock(), for the lock of a page table.
     PageTableLock = "page-table-lock", BY_RACE,

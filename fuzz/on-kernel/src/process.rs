@@ -23,7 +23,7 @@ use nix::fcntl::OFlag;
 use nix::sys::mman::{
     MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
 };
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::unistd::{Pid, pipe2};
 
 use crate::device::{self, Device, Row};
 use crate::files::Files;
@@ -129,10 +129,9 @@ pub fn start(
     pipes: &Rc<Pipes>,
     files: &Rc<Files>,
 ) -> nix::Result<Pid> {
-    // SAFETY: there is one thread, and no lock that another could hold.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
+    match copy(0)? {
+        Some(child) => Ok(child),
+        None => {
             touch::catch_faults();
             Process {
                 mm,
@@ -145,6 +144,16 @@ pub fn start(
             .run()
         }
     }
+}
+
+/// fork(), but with the descriptors in common: a file that one closes is
+/// closed. `None` in the child.
+fn copy(flags: libc::c_int) -> nix::Result<Option<Pid>> {
+    let flags = (flags | libc::CLONE_FILES | libc::SIGCHLD) as libc::c_long;
+    // SAFETY: a copy of this single-threaded process, with its own copy of the
+    // stack.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    Errno::result(pid).map(|pid| (pid != 0).then(|| Pid::from_raw(pid as i32)))
 }
 
 impl Process {
@@ -191,19 +200,15 @@ impl Process {
     /// Forks. The child is the controller's, so that its end is seen there;
     /// it goes on in another address space and tells nothing.
     fn fork(&mut self, child: MmId) -> Option<Told> {
-        let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as libc::c_long;
-        // SAFETY: as fork(): a copy of this single-threaded process, with its
-        // own copy of the stack.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-        let answer = match pid {
-            0 => {
+        let (answer, child) = match copy(libc::CLONE_PARENT) {
+            Ok(None) => {
                 self.mm = child;
                 return None;
             }
-            -1 => Answer::Failed(Errno::last_raw()),
-            _ => Answer::Done,
+            Ok(Some(child)) => (Answer::Done, child),
+            Err(e) => (Answer::Failed(e as i32), Pid::from_raw(-1)),
         };
-        Some(Told { answer, pages: 0, child: Pid::from_raw(pid as i32) })
+        Some(Told { answer, pages: 0, child })
     }
 
     fn run_op(&mut self, what: &What, stores: u64, pid: u16) -> Told {

@@ -17,6 +17,7 @@ use gup_fuzz::exec::Slot;
 use gup_fuzz::on_kernel::express::unpin_number;
 use gup_fuzz::on_kernel::wire::{Answer, Line, Seen, SeenFlags};
 use gup_fuzz::scenario::{CallOp, HANDLES, Handle, MMS, Op, PAGES, Range, Unpin, What};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::sys::signal::{Signal, kill};
@@ -177,6 +178,7 @@ impl Run {
                 Ok(Ok(())) => Answer::Done,
                 Ok(Err(e)) | Err(e) => Answer::Failed(e as i32),
             },
+            What::Close(file) => self.close(file).unwrap_or_else(|e| Answer::Failed(e as i32)),
             _ => Answer::Cannot("init has no such op".into()),
         }
     }
@@ -328,6 +330,18 @@ impl Run {
             Ok(()) => Answer::Done,
             Err(e) => Answer::Failed(e as i32),
         }
+    }
+
+    /// The last descriptor of a file without a name.
+    fn close(&mut self, file: ModelFile) -> nix::Result<Answer> {
+        for p in self.processes.iter().flatten() {
+            if self.files.is_mapped(file, p.pid)? {
+                return Ok(skipped("it is mapped"));
+            }
+        }
+        // Others have it in their copies of this memory alone.
+        Rc::get_mut(&mut self.files).ok_or(Errno::EBUSY)?.close(file)?;
+        Ok(Answer::Done)
     }
 
     /// The entry at an address.

@@ -325,6 +325,7 @@ impl Op {
             What::Cpu(_) => "cpu",
             What::Truncate(..) => "truncate",
             What::Fsync(_) => "fsync",
+            What::Close(_) => "close",
         }
     }
 }

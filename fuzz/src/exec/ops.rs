@@ -110,6 +110,7 @@ impl<S: Subject> Run<'_, '_, S> {
             | What::MmapFile(..)
             | What::Truncate(..)
             | What::Fsync(_)
+            | What::Close(_)
             | What::Unpin(..)
             | What::PutPage(_)
             | What::Tee(..)
@@ -237,6 +238,7 @@ impl<S: Subject> Run<'_, '_, S> {
             }
             What::Truncate(file, size) => self.truncate(file, size),
             What::Fsync(file) => filemap::fsync(cpu, file).into(),
+            What::Close(file) => self.close(file),
             _ => unreachable!("run by other()"),
         }
     }
@@ -308,6 +310,17 @@ impl<S: Subject> Run<'_, '_, S> {
                 self.forget(Range { mm, page: (addr / PAGE_SIZE) as u8, pages }, true);
             }
         }
+        Outcome::Done
+    }
+
+    /// The last user of a file goes, and its contents with it.
+    fn close(&mut self, file: File) -> Outcome {
+        let maps = |mm| vmas(self.cpu, mm).any(|v| v.file() == Some(file));
+        if (0..MMS).map(MmId).any(|mm| mm_alive(self.cpu, mm) && maps(mm)) {
+            return Outcome::Skipped("it is mapped");
+        }
+        filemap::evict(self.cpu, file);
+        self.ledger.borrow_mut().truncate(file, 0);
         Outcome::Done
     }
 
@@ -638,11 +651,12 @@ impl<S: Subject> Run<'_, '_, S> {
             let raced = self.windows.filter(|w| w.ran());
             let was_mapped = |i, page| raced.is_some_and(|w| w.was_mapped(i, page));
             let vma_changed = |i| raced.is_some_and(|w| w.vma_changed(i));
+            let was_secret = |page| raced.is_some_and(|w| w.was_secret(self.cpu.world, page));
             let isolates = |what: &What| matches!(what, What::IsolateBlock(_));
             let isolated = raced.is_some_and(|w| w.any(isolates));
             if let Some(v) = results::array(self.cpu, op, pages, vmas, was_mapped)
                 .or_else(|| results::placement(self.cpu, op, pages, isolated))
-                .or_else(|| results::permission(self.cpu, op, pages, vma_changed))
+                .or_else(|| results::permission(self.cpu, op, pages, vma_changed, was_secret))
             {
                 return Some(v);
             }

@@ -19,20 +19,22 @@
 //! | errno | a call around or inside a window that ran | its specification is of a world in which nobody else is at work: another's reference makes a migration fail, a fault is repeated |
 //! | agreement | a call around a window that ran | the slow call would need the window at the same place |
 //! | result-array | a page that the address mapped before or after one of the windows | GUP gives back what was mapped at some time during the call |
-//! | permission | addresses whose VMA a window changed | GUP-fast never looks at VMAs; munmap() and mprotect() need not wait for it |
+//! | permission, but for secret memory | addresses whose VMA a window changed | GUP-fast never looks at VMAs; munmap() and mprotect() need not wait for it |
 //! | placement, isolated pageblocks | if a window isolated one | set_migratetype_isolate() looks before it sets, and so does GUP |
 //! | reliability of a pin | addresses given up inside (munmap, madvise; on v5.15 mprotect) before the call returned | the pin may be older than that |
 //! | contents | ranges that the op around gives up or cuts off, until it ends; and of a child, what was stored during fork() | old and new contents may both be seen |
 //!
 //! The op of a window is skipped if it names a handle that the op around it
-//! names (its pages are in use there), or a process that the op around it
-//! starts, ends or runs in and that it would end.
+//! names (its pages are in use there), a process that the op around it starts,
+//! ends or runs in and that it would end, or if one of both closes a file that
+//! the other has open.
 
 use std::cell::{Cell, OnceCell, RefCell};
 
 use gup_core::model::cpu::{Event, Watch};
+use gup_core::model::filemap::File;
 use gup_core::model::limits::MAX_CALL_PAGES;
-use gup_core::model::mm::{MmId, Vma, mm_alive, vma_lookup};
+use gup_core::model::mm::{MmId, Vma, mm_alive, vma_lookup, vmas};
 use gup_core::model::pgtable::mapped_page;
 use gup_core::model::{Cpu, Page, Wait, World};
 use gup_core::splat::Splat;
@@ -43,13 +45,15 @@ use super::place;
 use super::trace::{self, TraceLine};
 use super::{Judged, Ledger, Outcome};
 use crate::oracles::Violation;
-use crate::scenario::{CallOp, CallResult, Op, StepCounts, What, Window};
+use crate::scenario::{CallOp, CallResult, Op, Range, StepCounts, What, Window};
 use crate::subject::Subject;
 
 const ALONE: Outcome = Outcome::Skipped("no op above it to run in");
 const NOT_REACHED: Outcome = Outcome::Skipped("its window was not reached");
 const IN_USE: Outcome = Outcome::Skipped("the op around it uses the handle");
 const NEEDED: Outcome = Outcome::Skipped("the op around it needs the process");
+const OPEN: Outcome = Outcome::Skipped("the op around it has the file open");
+const CLOSED: Outcome = Outcome::Skipped("the op around it closes the file");
 const NOBODY: Outcome = Outcome::Skipped("the op around it starts or ends the process");
 
 /// An op in a window, and what became of it.
@@ -208,11 +212,18 @@ struct Seen {
     vmas: [Option<Vma>; MAX_CALL_PAGES],
     /// The VMA is another, or gone.
     changed: u16,
+    /// The pages of secret memory among them, with their epochs.
+    secrets: Vec<(Page, u32)>,
 }
 
 impl Seen {
-    const NOTHING: Seen =
-        Seen { call: None, pages: [0; MAX_CALL_PAGES], vmas: [None; MAX_CALL_PAGES], changed: 0 };
+    const NOTHING: Seen = Seen {
+        call: None,
+        pages: [0; MAX_CALL_PAGES],
+        vmas: [None; MAX_CALL_PAGES],
+        changed: 0,
+        secrets: Vec::new(),
+    };
 
     fn of(cpu: &Cpu, op: &Op) -> Self {
         let What::Call(call) = op.what else { return Seen::NOTHING };
@@ -226,11 +237,29 @@ impl Seen {
     fn look(&mut self, cpu: &Cpu) {
         let Some(call) = self.call else { return };
         for (i, addr) in call.range.addrs().enumerate().take(MAX_CALL_PAGES) {
-            self.pages[i] |= mapped_page(cpu, call.range.mm, addr).map_or(0, Page::bit);
+            if let Some(page) = mapped_page(cpu, call.range.mm, addr) {
+                self.pages[i] |= page.bit();
+                if cpu.world.look(page).file == Some(File::Secretmem) {
+                    self.secrets.push((page, cpu.world.epoch(page)));
+                }
+            }
             let same = vma_lookup(cpu, call.range.mm, addr) == self.vmas[i];
             self.changed |= u16::from(!same) << i;
         }
     }
+}
+
+/// The files that an op has open: those that it names, and what it unmaps.
+/// C: remove_vma(), mm/vma.c, which comes last
+fn has_open(cpu: &Cpu, what: &What) -> [bool; File::COUNT] {
+    let mut open = [false; File::COUNT];
+    let unmaps = match *what {
+        What::Munmap(Range { mm, .. }) | What::Exit(mm) => Some(mm),
+        _ => None,
+    };
+    let unmapped = unmaps.into_iter().flat_map(|mm| vmas(cpu, mm)).filter_map(|v| v.file());
+    what.file().into_iter().chain(unmapped).for_each(|file| open[file as usize] = true);
+    open
 }
 
 /// The windows of the op that runs.
@@ -242,6 +271,8 @@ pub(super) struct Windows<'a, S: Subject> {
     op: Cell<Op>,
     /// The process that the op starts.
     starts: Cell<Option<MmId>>,
+    /// The files that stay open until the op ends.
+    open: Cell<[bool; File::COUNT]>,
     inner: RefCell<Vec<Inner>>,
     taken: RefCell<Taken>,
     seen: RefCell<Seen>,
@@ -260,6 +291,7 @@ impl<'a, S: Subject> Windows<'a, S> {
             copy,
             op: Cell::new(Op::from(What::LruAddDrain)),
             starts: Cell::new(None),
+            open: Cell::new([false; File::COUNT]),
             inner: RefCell::new(Vec::new()),
             taken: RefCell::new(Taken::NONE),
             seen: RefCell::new(Seen::NOTHING),
@@ -302,6 +334,7 @@ impl<'a, S: Subject> Windows<'a, S> {
             What::Fork(_, child) => Some(child),
             _ => None,
         });
+        self.open.set(has_open(cpu, &op.what));
         self.inner.borrow_mut().extend(inner.iter().copied().map(Inner::new));
         self.taken.borrow_mut().clear();
         *self.seen.borrow_mut() = Seen::of(cpu, op);
@@ -345,6 +378,10 @@ impl<'a, S: Subject> Windows<'a, S> {
         }
         match inner.what {
             What::Exit(mm) if outer.what.mm() == Some(mm) => Some(NEEDED),
+            What::Close(file) if self.open.get()[file as usize] => Some(OPEN),
+            what if matches!(outer.what, What::Close(_)) && what.file() == outer.what.file() => {
+                Some(CLOSED)
+            }
             _ => None,
         }
     }
@@ -431,6 +468,9 @@ pub(super) trait Around {
     fn was_mapped(&self, i: usize, page: Page) -> bool;
     /// Whether the VMA of page `i` of the call was changed meanwhile.
     fn vma_changed(&self, i: usize) -> bool;
+    /// Whether the page was of secret memory that the call's addresses were seen
+    /// to map meanwhile, and has not been used again since.
+    fn was_secret(&self, world: &World, page: Page) -> bool;
 }
 
 impl<S: Subject> Around for Windows<'_, S> {
@@ -448,5 +488,8 @@ impl<S: Subject> Around for Windows<'_, S> {
     }
     fn vma_changed(&self, i: usize) -> bool {
         self.seen.borrow().changed >> i & 1 != 0
+    }
+    fn was_secret(&self, world: &World, page: Page) -> bool {
+        self.seen.borrow().secrets.contains(&(page, world.epoch(page)))
     }
 }

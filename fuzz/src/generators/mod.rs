@@ -13,7 +13,7 @@ use fastrand::Rng;
 use gup_core::flags::Foll;
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
-use gup_core::model::filemap::File;
+use gup_core::model::filemap::{File, has_page_mkwrite};
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{FileMap, Kind, Prot};
 use gup_core::model::zone::Prefer;
@@ -221,7 +221,7 @@ impl Generator {
             19 => What::DmaWrite(self.handle()),
             20 => What::DmaRead(self.handle()),
             21..=23 if taste.fork => self.process(range),
-            24 if taste.files => self.file_work(),
+            24 if taste.files => self.file_work(place),
             24..=26 if taste.kernel_work => self.kernel_work(range),
             27..=28 if taste.protection => What::Mprotect(range, self.pick(Prot::ALL)),
             29 => What::Dontneed(range),
@@ -253,14 +253,21 @@ impl Generator {
         }
     }
 
-    fn file_work(&mut self) -> What {
-        let files = [File::Regular, File::Shmem, File::Hugetlb, File::HugetlbPud];
-        let file = self.pick(if self.base >= Base::V6_12 { &files } else { &files[..2] });
+    /// What can be done with a file; mostly with the one that is mapped there.
+    fn file_work(&mut self, place: Place) -> What {
+        let all = [File::Regular, File::Shmem, File::Secretmem, File::Hugetlb, File::HugetlbPud];
+        let all = if self.base >= Base::V6_12 { &all[..] } else { &all[..3] };
+        let file = match place.kind {
+            Mapped::File(map) if !self.one_in(4) => map.file,
+            _ => self.pick(all),
+        };
         let pages = file.max_pages() as u8;
-        match self.rng.u8(0..3) {
-            0 => What::Fsync(File::Regular),
-            1 => What::Truncate(file, pages),
-            _ => What::Truncate(file, self.rng.u8(0..pages.min(4))),
+        match self.rng.u8(0..4) {
+            0 if has_page_mkwrite(file) => What::Fsync(file),
+            // Secret memory never changes its size.
+            1 if file != File::Secretmem => What::Truncate(file, pages),
+            2 if file != File::Secretmem => What::Truncate(file, self.rng.u8(0..pages.min(4))),
+            _ => What::Close(file),
         }
     }
 
@@ -418,7 +425,7 @@ mod tests {
                 }
             }
         }
-        let (files, anon, folios) = (0b111 << 48, 0b111 << 40, 0xff << 64);
+        let (files, anon, folios) = (0b1111 << 48, 0b111 << 40, 0xff << 64);
         let all = ((1 << 37) - 1) | files | anon | folios;
         assert_eq!(opcodes, all, "opcodes drawn: {opcodes:b}");
         assert!(CALL_FLAGS.iter().all(|&f| flags.contains(f)), "{flags:?}");

@@ -33,8 +33,11 @@ impl Generator {
         out.ops.clear();
         let taste = self.busy();
         let place = self.race_place(taste);
-        let other =
-            if self.rng.bool() { self.beside(place, taste) } else { self.race_place(taste) };
+        let other = match self.rng.u8(0..4) {
+            0..=1 => self.beside(place, taste),
+            2 => self.near(place, taste),
+            _ => self.race_place(taste),
+        };
         let places = [place, other];
         let used = if self.one_in(3) { &places[..1] } else { &places[..] };
         for place in used {
@@ -145,10 +148,11 @@ impl Generator {
         }
     }
 
-    /// Small pages, or just as often room for a huge one, at its beginning.
+    /// A file, small pages, or just as often as these room for a huge one, at its
+    /// beginning.
     fn race_place(&mut self, taste: Taste) -> Place {
         let mut place = self.place(taste);
-        if self.rng.bool() {
+        if matches!(place.kind, Mapped::Kind(_)) && self.rng.bool() {
             let page = self.rng.u8(0..PAGES / 8) * 8;
             let kind = self.pick(&[Kind::Anon, Kind::AnonThp]);
             place.range = Range { page, pages: 8, ..place.range };
@@ -165,6 +169,21 @@ impl Generator {
         let page = ((place.range.page / TABLE) ^ 1) * TABLE + other.range.page % TABLE;
         let pages = other.range.pages.min(PAGES - page);
         Place { range: Range { mm: place.range.mm, page, pages }, ..other }
+    }
+
+    /// A place behind that of `place`, under the same page table, if there is room:
+    /// who unmaps one of both need not wait until nobody uses the table.
+    fn near(&mut self, place: Place, taste: Taste) -> Place {
+        const TABLE: u8 = PTRS_PER_PTE as u8;
+        let range = place.range;
+        let page = range.page + range.pages;
+        match TABLE - range.page % TABLE {
+            room if room > range.pages => Place {
+                range: Range { page, pages: self.rng.u8(1..=room - range.pages), ..range },
+                kind: Mapped::Kind(Kind::Anon),
+            },
+            _ => self.race_place(taste),
+        }
     }
 
     fn busy(&mut self) -> Taste {
@@ -195,12 +214,32 @@ impl Generator {
                 _ => self.range(place),
             };
             let what = match end > at + 1 && self.rng.bool() {
-                // What the ops before it gave up is used again.
-                true => What::Write(place.range),
+                true => self.after(&s.ops[..end], place),
                 false => self.disturbance(range, place, taste),
             };
             self.push_inside(s, at, window, what);
             more = self.one_in(2);
+        }
+    }
+
+    /// What follows upon the last op, in its window: what it gave up is used
+    /// again; a file that it unmapped can be closed.
+    fn after(&mut self, ops: &[Op], place: Place) -> What {
+        let mapped_in = |gone: Range| {
+            ops.iter().find_map(|op| match op.what {
+                What::MmapFile(r, _, map) if r.mm == gone.mm => {
+                    gone.bytes().contains(&r.addr()).then_some(map.file)
+                }
+                _ => None,
+            })
+        };
+        let file = ops.last().and_then(|last| match last.what {
+            What::Munmap(gone) => mapped_in(gone),
+            _ => None,
+        });
+        match file {
+            Some(file) if self.rng.bool() => What::Close(file),
+            _ => What::Write(place.range),
         }
     }
 
@@ -328,13 +367,14 @@ impl Generator {
     fn disturbance(&mut self, range: Range, place: Place, taste: Taste) -> What {
         match self.rng.u8(0..16) {
             0..=4 => self.page_work(range),
+            5 if taste.files => What::Munmap(range),
             5..=6 => What::Dontneed(range),
             7 => self.memory(range, place),
             8..=9 => self.process(range),
             10 => What::Write(range),
             11..=12 => self.call(range),
             13 => What::Unpin(self.unpin(), self.handle()),
-            14 if taste.files => self.file_work(),
+            14 if taste.files => self.file_work(place),
             _ => self.what(place, taste),
         }
     }

@@ -16,9 +16,9 @@ pub const THP_SCALE: u32 = 64;
 
 /// Pages of the guest for one of the model.
 pub fn scale(ops: &[Op]) -> u32 {
-    let huge = |op: &Op| match op.what {
-        What::MmapFile(_, _, FileMap { file, .. }) | What::Truncate(file, _) => file.is_hugetlb(),
-        what => matches!(what, What::Mmap(_, _, Kind::AnonThp) | What::Collapse(_)),
+    let huge = |op: &Op| {
+        op.what.file().is_some_and(File::is_hugetlb)
+            || matches!(op.what, What::Mmap(_, _, Kind::AnonThp) | What::Collapse(_))
     };
     if ops.iter().any(huge) { THP_SCALE } else { 1 }
 }
@@ -63,7 +63,8 @@ pub fn not_expressible(op: &Op, version: Version, scale: u32) -> Option<&'static
         }
         What::MmapFile(_, _, FileMap { file, .. })
         | What::Truncate(file, _)
-        | What::Fsync(file) => of_file(file, version),
+        | What::Fsync(file)
+        | What::Close(file) => of_file(file, version),
         What::Mmap(..)
         | What::Munmap(_)
         | What::Mprotect(..)

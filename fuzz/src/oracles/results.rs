@@ -70,18 +70,25 @@ pub fn placement(cpu: &Cpu, op: &CallOp, pages: &[Page], isolated: bool) -> Opti
     Some(Violation::new("placement", expected, actual).of_page(page))
 }
 
-/// permission: no page of secret memory; no page of a file for stores that
-/// the mapping keeps from the file, or that the file must notice and, since
-/// v6.5, may not have for long. Says nothing where the `vma_changed`.
+/// permission: no page of secret memory, nor one that `was_secret` during the
+/// call; no page of a file for stores that the mapping keeps from the file, or
+/// that the file must notice and, since v6.5, may not have for long. Of all but
+/// the first it says nothing where the `vma_changed`.
 pub fn permission(
     cpu: &Cpu,
     op: &CallOp,
     pages: &[Page],
     vma_changed: impl Fn(usize) -> bool,
+    was_secret: impl Fn(Page) -> bool,
 ) -> Option<Violation> {
     let f = op.flags;
     let for_long = op.call.pins() && f.contains(Foll::LONGTERM) && cpu.since(Base::V6_12);
     for (i, (addr, &page)) in op.range.addrs().zip(pages).enumerate() {
+        if was_secret(page) {
+            let expected = "a page of secret memory is handed out to nobody".into();
+            let actual = format!("pages[{i}] is page {}, which was secret", page.0);
+            return Some(Violation::new("permission", expected, actual).of_page(page));
+        }
         if vma_changed(i) {
             continue;
         }

@@ -118,8 +118,10 @@ pub fn program(r: &Reproducer) -> Result<Program, NotExpressible> {
         if let Some(why) = not_expressible(op, Version(6, 12), scale) {
             return Err(NotExpressible(i, why));
         }
-        let expected = good.ops.get(i).and_then(|ran| expected(i, &ran.answer, &check));
-        steps.push(op, expected).ok_or(NotExpressible(i, lacks(&op.what)))?;
+        let answer = good.ops.get(i).map(|ran| &ran.answer);
+        let skipped = matches!(answer, Some(Answer::Skipped(_)));
+        let expected = answer.and_then(|answer| expected(i, answer, &check));
+        steps.push(op, skipped, expected).ok_or(NotExpressible(i, lacks(&op.what)))?;
         if let Some((c, look)) = check.as_ref().zip(look).filter(|(c, _)| c.op == i) {
             debug_assert_eq!(c.op, i);
             steps.look(op, look);
@@ -352,8 +354,8 @@ impl Steps {
     }
 
     /// Adds the steps of an op, of which the last is spoken of; `None` if
-    /// there is no such step.
-    fn push(&mut self, op: &Op, expected: Option<i64>) -> Option<()> {
+    /// there is no such step. The model may have `skipped` it.
+    fn push(&mut self, op: &Op, skipped: bool, expected: Option<i64>) -> Option<()> {
         let mm = op.what.mm();
         if let What::Mmap(r, ..) | What::MmapFile(r, ..) = op.what
             && !std::mem::replace(self.alive(r.mm), true)
@@ -372,6 +374,7 @@ impl Steps {
                 self.add(op, mm, "leave(step)".into());
                 self.add(op, None, format!("wait_for({})", gone.0));
             }
+            What::Close(_) if skipped => self.add(op, None, "NOT_RUN".into()),
             _ => {
                 let code = code(&op.what, self.scale, self.means)?;
                 self.add(op, mm, code);
@@ -420,6 +423,10 @@ fn code(what: &What, scale: u32, means: Means) -> Option<String> {
         What::Truncate(f, n) => format!("result(ftruncate({}, {}))", file(f)?, bytes(f, n.into())),
         What::Fsync(f) if !has_page_mkwrite(f) => "-EINVAL".into(),
         What::Fsync(f) => format!("result(fsync({}))", file(f)?),
+        What::Close(f) => {
+            let (_, name, call) = FILES.iter().find(|row| row.0 == f)?;
+            format!("renew({name},\n\t\t\t{call},\n\t\t\t{})", bytes(f, f.max_pages()))
+        }
         What::Swapout(r) => format!("swap_out({})", pages(r)),
         What::Collapse(r) => format!("collapse({})", r.page),
         // As madvise() does on its way.
@@ -567,6 +574,7 @@ mod tests {
         for lines in [
             &["mmap m0 0x0 8 r private hugetlb 1", "read m0 0x0 8", "truncate hugetlb 1"][..],
             &["mmap m0 0x0 1 rw shared file 0", "fsync file", "fsync shmem", "truncate file 1"],
+            &["close file", "close shmem", "close secretmem", "close hugetlb"],
             &["mmap m0 0x0 8 rw private anon", "swapout m0 0x0", "collapse m0 0x0"],
         ] {
             let ops: Vec<Op> = lines.iter().map(|l| l.parse().unwrap()).collect();

@@ -164,7 +164,7 @@ impl fmt::Display for Op {
             What::IsolateBlock(n) | What::UnisolateBlock(n) | What::Cpu(n) => write!(f, " {n}")?,
             What::Prefer(p) => write!(f, " {}", p.name())?,
             What::Truncate(file, pages) => write!(f, " {} {pages}", file.name())?,
-            What::Fsync(file) => write!(f, " {}", file.name())?,
+            What::Fsync(file) | What::Close(file) => write!(f, " {}", file.name())?,
         }
         self.fail.map_or(Ok(()), |fail| write!(f, " {fail}"))
     }
@@ -565,6 +565,7 @@ impl<'t> Words<'t> {
                 What::Truncate(file, pages)
             }
             What::Fsync(_) => What::Fsync(self.file()?),
+            What::Close(_) => What::Close(self.file()?),
         })
     }
 

@@ -8,9 +8,9 @@
 //! and cleans the mappings of a file that tracks dirty pages; secret memory
 //! is never from movable memory and never changes its size; mmap() for
 //! writing makes a file of hugetlbfs longer. Customised: one
-//! file of each kind, of few pages, all zeroes at first; it always
-//! exists, and its cache is dropped when the world is torn down; reading from
-//! disk takes no time; fault_around_bytes is one page, so that a fault maps
+//! file of each kind, of few pages, all zeroes at first; it always exists:
+//! once it is evicted, by the last close or when the world is torn down, it is
+//! a new one; reading from disk takes no time; fault_around_bytes is one page, so that a fault maps
 //! what it is about. Stubbed: large folios in the page cache, readahead,
 //! reclaim of file pages, swap of shmem, memcg charges, RLIMIT_MEMLOCK.
 
@@ -454,8 +454,10 @@ pub fn evict_inodes(cpu: &Cpu) {
     }
 }
 
-/// Forgets the contents of a file that nobody maps or has open any more.
-/// C: evict(), fs/inode.c
+/// Forgets the contents of a file that nobody maps or has open any more; what
+/// comes in its place is new, and of the size that all have at first.
+/// C: evict(), fs/inode.c; truncate_inode_pages_final(), mm/truncate.c,
+/// shmem_evict_inode(), hugetlbfs_evict_inode()
 pub fn evict(cpu: &Cpu, file: File) {
     truncate_inode_pages(cpu, file, 0);
     i_size_write(cpu, file, file.max_pages() << file.order());
