@@ -7,6 +7,7 @@
 //! what the ops in the windows use, one of both writing. Then it runs some more
 //! times, with the windows at such steps, or with others in them.
 
+use gup_core::model::filemap::File;
 use gup_core::model::limits::PTRS_PER_PTE;
 use gup_core::model::mm::MmId;
 use gup_core::model::mmap::{Kind, Prot};
@@ -24,6 +25,18 @@ const WINDOWS_KEPT: usize = 64;
 /// Whether the op takes steps at all; settings do not.
 fn takes_steps(what: &What) -> bool {
     !matches!(what, What::Cpu(_) | What::Prefer(_) | What::UnisolateBlock(_))
+}
+
+/// The file whose mapping the last op takes away, as far as can be told from the
+/// ops alone.
+fn unmapped_file(ops: &[Op]) -> Option<File> {
+    let What::Munmap(gone) = ops.last()?.what else { return None };
+    ops.iter().find_map(|op| match op.what {
+        What::MmapFile(r, _, map) if r.mm == gone.mm => {
+            gone.bytes().contains(&r.addr()).then_some(map.file)
+        }
+        _ => None,
+    })
 }
 
 impl Generator {
@@ -225,19 +238,7 @@ impl Generator {
     /// What follows upon the last op, in its window: what it gave up is used
     /// again; a file that it unmapped can be closed.
     fn after(&mut self, ops: &[Op], place: Place) -> What {
-        let mapped_in = |gone: Range| {
-            ops.iter().find_map(|op| match op.what {
-                What::MmapFile(r, _, map) if r.mm == gone.mm => {
-                    gone.bytes().contains(&r.addr()).then_some(map.file)
-                }
-                _ => None,
-            })
-        };
-        let file = ops.last().and_then(|last| match last.what {
-            What::Munmap(gone) => mapped_in(gone),
-            _ => None,
-        });
-        match file {
+        match unmapped_file(ops) {
             Some(file) if self.rng.bool() => What::Close(file),
             _ => What::Write(place.range),
         }
@@ -283,7 +284,7 @@ impl Generator {
     /// Changes the windows of a scenario by what its run showed: they go to
     /// another step at which it makes a difference who is first, or to any
     /// step. Where they make none, others mostly take their place; what was
-    /// freed in them may be used again.
+    /// freed in them may be used again, and a file that they unmapped be closed.
     pub fn aim(&mut self, s: &mut Scenario, raced: &[Raced]) {
         let taste = self.busy();
         // From the end, so that the places of those before stay.
@@ -300,8 +301,8 @@ impl Generator {
             if redraw {
                 s.ops.drain(r.at + 1..end_of_group(&s.ops, r.at));
                 self.open_window(s, r.at, taste);
-            } else if r.freed && r.met == Met::Ran && self.rng.bool() {
-                self.use_again(s, r.at, taste);
+            } else if r.met == Met::Ran && self.rng.bool() {
+                self.go_on(s, r, taste);
             }
             let aimed = !r.places.is_empty() && !self.one_in(8);
             let window = if aimed { self.meeting(&r.places) } else { self.window(&r.steps) };
@@ -312,19 +313,24 @@ impl Generator {
         }
     }
 
-    /// Lets what the op in the window of op `at` freed be used again, if there
-    /// is one op there alone.
-    fn use_again(&mut self, s: &mut Scenario, at: usize, taste: Taste) {
-        if end_of_group(&s.ops, at) != at + 2 {
+    /// Lets what the op in a window freed be used again, or the file that it
+    /// unmapped be closed, if there is one op there alone.
+    fn go_on(&mut self, s: &mut Scenario, r: &Raced, taste: Taste) {
+        if end_of_group(&s.ops, r.at) != r.at + 2 {
+            return;
+        }
+        let unmapped = unmapped_file(&s.ops[..r.at + 2]);
+        if unmapped.is_none() && !r.freed {
             return;
         }
         let range = self.mapped_place(s, taste).range;
-        let what = match self.one_in(4) {
-            true => What::Fork(range.mm, MmId(self.rng.u8(0..MMS))),
-            false => What::Write(range),
+        let what = match (unmapped, self.one_in(4)) {
+            (Some(file), _) => What::Close(file),
+            (None, true) => What::Fork(range.mm, MmId(self.rng.u8(0..MMS))),
+            (None, false) => What::Write(range),
         };
-        if let Some(window) = s.ops[at + 1].at {
-            self.push_inside(s, at, window, what);
+        if let Some(window) = s.ops[r.at + 1].at {
+            self.push_inside(s, r.at, window, what);
         }
     }
 
@@ -488,5 +494,25 @@ mod tests {
         assert!((850..990).contains(&aimed), "{aimed}");
         assert!((700..900).contains(&kept), "{kept}");
         assert!(used_again > 300, "{used_again}");
+    }
+
+    #[test]
+    fn a_file_that_a_window_unmaps_is_closed_there() {
+        let map = "mmap m0 0x1000 2 rw shared shmem 0";
+        let lines = ["mmap m0 0x0 1 rw private anon", map, "read m0 0x0 1", "munmap m0 0x0 4"];
+        let mut ops = lines.map(|line| line.parse::<Op>().unwrap()).to_vec();
+        assert_eq!(unmapped_file(&ops), Some(File::Shmem));
+        assert_eq!(unmapped_file(&ops[..3]), None);
+        ops[3].at = Some(Window { kind: StepKind::Data, nth: 1 });
+        let steps = [1; StepKind::ALL.len()];
+        let raced =
+            Raced { at: 2, what: ops[2].what, steps, met: Met::Ran, places: vec![], freed: false };
+        let mut g = Generator::new(1, Base::V6_12);
+        let closed = (0..1_000).filter(|_| {
+            let mut s = Scenario { ops: ops.clone() };
+            g.aim(&mut s, std::slice::from_ref(&raced));
+            s.ops.get(4).is_some_and(|op| op.what == What::Close(File::Shmem) && op.at.is_some())
+        });
+        assert!(closed.count() > 50);
     }
 }
