@@ -32,9 +32,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{Lock, LockGuard};
 use Ordering::{Acquire, Relaxed, Release};
 
-#[cfg(loom)]
-const FULL: Ordering = Relaxed;
-#[cfg(not(loom))]
 const FULL: Ordering = Ordering::SeqCst;
 
 /// The barrier before a fully ordered read-modify-write; pairs with any other

@@ -18,7 +18,11 @@ pub(crate) use contended::{AtomicU32, AtomicU64, Lock, LockGuard, Locked, fence,
 pub(crate) use loom::sync::atomic::Ordering;
 
 #[cfg(loom)]
+mod barriers;
+#[cfg(loom)]
 pub mod contended;
+#[cfg(loom)]
+pub mod redundant;
 
 /// State that is reached only under a lock of its own: the model's internals,
 /// such as free lists. What the port touches has primitives of its own.

@@ -18,6 +18,7 @@ use gup_core::model::cpu::Watch;
 use gup_core::model::{Cpu, World};
 use gup_core::step::Step;
 use gup_core::sync::contended;
+use gup_core::sync::redundant::{self, LeaveOut};
 use loom::model::Builder;
 
 use crate::{Body, Bound, Kernel, Race, Verdict, holes};
@@ -104,13 +105,21 @@ pub(crate) fn explore(
 /// what its CPUs contend for.
 fn check(builder: &Builder, kernel: Kernel, race: &impl Race) -> (Verdict, usize) {
     let count = Arc::new(AtomicUsize::new(0));
+    let leave_out = match builder.preemption_bound {
+        None => LeaveOut::Redundant,
+        Some(_) => LeaveOut::Barriers,
+    };
     let ended = loop {
         count.store(0, Ordering::Relaxed);
+        redundant::explore(leave_out);
         let (counter, race) = (Arc::clone(&count), race.clone());
         let round = move || {
             counter.fetch_add(1, Ordering::Relaxed);
             contended::round();
             let verdict = race(kernel);
+            if redundant::is_redundant() {
+                return;
+            }
             // Here all threads have ended and the world is gone: a safe place
             // to leave from, and without the message of a panic.
             if contended::found_more() {

@@ -16,9 +16,9 @@
 //!
 //! loom also forgets: of the loads since the last store it remembers the last
 //! alone. If A loads, then B loads and stores, B's own load stands between the
-//! two, and loom does not try B's store before A's load. So each load of a word
-//! to which that happens also touches a word of its own, a reminder, and such a
-//! store touches it, too.
+//! two, and loom does not try B's store before A's load. So behind each load of a
+//! word to which that happens comes a touch of a word of its own, a reminder, and
+//! behind such a store, too.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use loom::sync::atomic::Ordering::{self, Relaxed};
 
+use super::barriers::{self, What};
+use super::redundant::{self, Access};
 use crate::atomic::Hold;
 use crate::mutant::{self, Change};
 
@@ -117,13 +119,14 @@ pub fn anew() {
 pub fn at_once<T: 'static>(jobs: Vec<impl FnOnce() -> T + 'static>) -> Vec<T> {
     mutant::begin();
     let cpus = jobs.len();
+    redundant::start(cpus);
+    barriers::start(cpus);
     // loom tells apart only what this thread does at different times, and
     // takes its time 0 for never.
     loom::sync::atomic::fence(Ordering::Release);
     KNOWN.with_borrow_mut(|k| {
         k.to_tell.drain(..).for_each(|object| object.tell());
-        k.unused.clear();
-        k.unused.resize_with(k.reminders, Reminder::default);
+        k.unused = (0..k.reminders).map(|_| Reminder::default()).collect();
     });
     loom::sync::atomic::fence(Ordering::Release);
     let all: Rc<Vec<Cell<Option<T>>>> = Rc::new((0..cpus).map(|_| Cell::new(None)).collect());
@@ -163,7 +166,7 @@ pub(crate) fn running() -> Option<usize> {
 }
 
 /// Calls loom, which may let others run meanwhile.
-fn switching<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn switching<R>(f: impl FnOnce() -> R) -> R {
     let me = RUNNING.get();
     let result = f();
     RUNNING.set(me);
@@ -177,8 +180,13 @@ pub(crate) fn yield_now() {
 
 /// A fence of loom's.
 pub(crate) fn fence(order: Ordering) {
-    if mutant::change_of("fence", &[Change::LeftOut]).is_none() {
-        loom::sync::atomic::fence(order);
+    if mutant::change_of("fence", &[Change::LeftOut]).is_some() {
+        return;
+    }
+    match running() {
+        Some(cpu) if order == SeqCst => barriers::come(cpu),
+        Some(_) => loom::sync::atomic::fence(order),
+        None => {}
     }
 }
 
@@ -228,6 +236,9 @@ struct Users {
 impl Users {
     /// `cpu` uses object `number`, of which loom is not told.
     fn note(&self, number: usize, cpu: usize, writes: bool) {
+        if redundant::is_redundant() {
+            return;
+        }
         let all = self.all.fetch_or(1 << cpu, SeqCst) | 1 << cpu;
         let writers = self.writers.fetch_or(u32::from(writes) << cpu, SeqCst);
         if all.count_ones() > 1 && (writes || writers != 0) {
@@ -239,6 +250,14 @@ impl Users {
 /// A word that reminds loom of loads.
 type Reminder = Arc<loom::sync::atomic::AtomicU32>;
 
+/// Touches a word together with the access before: nobody comes between.
+fn remind(word: &Reminder) {
+    loom::stop_exploring();
+    // To read what is there now, and nothing older.
+    switching(|| word.fetch_add(0, Relaxed));
+    loom::explore();
+}
+
 /// The loads since the last store of a word of which loom is told: each CPU
 /// that has loaded, the last of them last, with the word that it touched.
 #[derive(Debug, Default)]
@@ -248,73 +267,249 @@ impl Loads {
     fn all(&self) -> MutexGuard<'_, Vec<(usize, Option<Reminder>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Before `cpu` loads.
-    fn remind(&self, cpu: usize) -> Option<Reminder> {
-        let known =
-            self.all().iter().find_map(|(other, word)| word.clone().filter(|_| *other == cpu));
-        let word = known.or_else(new_reminder)?;
-        switching(|| word.fetch_add(0, Relaxed));
-        Some(word)
-    }
-    /// `cpu` has loaded.
-    fn add(&self, cpu: usize, word: Option<Reminder>) {
+    /// `cpu` has loaded; whether loom must be reminded of it.
+    fn add(&self, cpu: usize, reminded: bool) {
         let mut all = self.all();
-        all.retain(|(other, _)| *other != cpu);
-        all.push((cpu, word));
+        let at = all.iter().position(|(other, _)| *other == cpu);
+        let known = at.and_then(|at| all.remove(at).1);
+        let word = if reminded { known.or_else(new_reminder) } else { None };
+        all.push((cpu, word.clone()));
+        drop(all);
+        word.iter().for_each(remind);
     }
-    /// Before `cpu` stores to word `number`. loom knows of the last load.
-    fn before_store(&self, cpu: usize, number: usize) {
-        let mut forgotten = self.all().clone();
+    /// `cpu` has stored to word `number`. loom knows of the last load.
+    fn forget(&self, cpu: usize, number: usize) {
+        let mut forgotten = std::mem::take(&mut *self.all());
         forgotten.pop();
         for (_, word) in forgotten.iter().filter(|(other, _)| *other != cpu) {
             match word {
-                // To read what is there now, and nothing older.
-                Some(word) => drop(switching(|| word.fetch_add(0, Relaxed))),
+                Some(word) => remind(word),
                 None => found(number, true),
             }
         }
     }
-    fn after_store(&self) {
-        self.all().clear();
+}
+
+/// A word. loom is told which of its stores an access is about, so that two
+/// that stored the same value differ.
+#[derive(Debug)]
+struct Word {
+    number: usize,
+    reminded: bool,
+    users: Users,
+    /// What was stored last.
+    value: std::sync::atomic::AtomicU64,
+    told: OnceLock<Told>,
+}
+
+/// How many stores of a word loom remembers.
+const HISTORY: usize = 7;
+
+/// A word of which loom is told.
+#[derive(Debug)]
+struct Told {
+    number: usize,
+    word: loom::sync::atomic::AtomicUsize,
+    /// What each store stored, and which CPU it was; the first was before they
+    /// started.
+    stores: Mutex<Vec<(u64, Option<usize>)>>,
+    /// The last store.
+    last: std::sync::atomic::AtomicUsize,
+    /// loom may not know the order of the stores.
+    unordered: std::sync::atomic::AtomicBool,
+    loads: Loads,
+}
+
+impl Tell for Word {
+    fn tell(&self) {
+        let told = Told {
+            number: self.number,
+            word: loom::sync::atomic::AtomicUsize::new(0),
+            stores: Mutex::new(vec![(self.value.load(SeqCst), None)]),
+            last: std::sync::atomic::AtomicUsize::new(0),
+            unordered: false.into(),
+            loads: Loads::default(),
+        };
+        assert!(self.told.set(told).is_ok(), "one race in a world");
+    }
+}
+
+/// How something is stored.
+#[derive(Clone, Copy)]
+enum How {
+    /// Whatever was there.
+    Store(Ordering),
+    /// By a read-modify-write that always stores.
+    Always(Ordering),
+    /// By one that may not; its orders where it does and where it does not.
+    Perhaps(Ordering, Ordering),
+}
+
+impl How {
+    fn is_full(self) -> bool {
+        matches!(self, How::Always(SeqCst))
+    }
+}
+
+/// How loom is told of it: the fences of a fully ordered one stand beside it.
+fn loosely(order: Ordering) -> Ordering {
+    if order == SeqCst { Relaxed } else { order }
+}
+
+impl Told {
+    fn stores(&self) -> MutexGuard<'_, Vec<(u64, Option<usize>)>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn value(&self, store: usize) -> u64 {
+        self.stores()[store].0
+    }
+    /// The number of a store that `cpu` is about to make.
+    fn new_store(&self, cpu: usize, v: u64) -> usize {
+        let mut stores = self.stores();
+        stores.push((v, Some(cpu)));
+        stores.len() - 1
+    }
+    /// `cpu` has loaded.
+    fn loaded(&self, cpu: usize, reads: usize) {
+        if self.stores()[reads].1.is_some_and(|other| other != cpu) {
+            barriers::seen(cpu);
+        }
+        let unordered = self.unordered.load(SeqCst);
+        let object = self.number;
+        redundant::accessed(Access { cpu, object, reads, loads: true, unordered });
+    }
+    /// `cpu` has stored; what it read, if it did.
+    fn stored(&self, cpu: usize, reads: Option<usize>) {
+        let last = self.stores()[self.last.load(SeqCst)].1;
+        if reads.is_none() && last.is_some_and(|last| last != cpu) {
+            self.unordered.store(true, SeqCst);
+        }
+        // The oldest store is forgotten for this one.
+        let forgets = self.stores().len() > HISTORY;
+        let unordered = self.unordered.load(SeqCst) || forgets;
+        let reads = reads.unwrap_or(0);
+        let object = self.number;
+        redundant::accessed(Access { cpu, object, reads, loads: false, unordered });
+    }
+    /// `cpu` stores what `new` makes of the value: which store that is, if any,
+    /// and which was read.
+    fn change(
+        &self,
+        cpu: usize,
+        how: How,
+        new: &dyn Fn(u64) -> Option<u64>,
+    ) -> (Option<usize>, usize) {
+        match how {
+            How::Store(order) => {
+                let store = self.new_store(cpu, new(0).unwrap_or(0));
+                switching(|| self.word.store(store, order));
+                self.stored(cpu, None);
+                (Some(store), 0)
+            }
+            How::Always(order) => {
+                let store = self.new_store(cpu, 0);
+                let read = switching(|| self.word.swap(store, loosely(order)));
+                self.stored(cpu, Some(read));
+                let old = self.value(read);
+                self.stores()[store].0 = new(old).unwrap_or(old);
+                (Some(store), read)
+            }
+            How::Perhaps(ok, failed) => self.change_perhaps(cpu, ok, failed, new),
+        }
+    }
+    /// loom compares which store it is, and the kernel values: where another
+    /// store of the same value was made meanwhile, this tries again.
+    fn change_perhaps(
+        &self,
+        cpu: usize,
+        ok: Ordering,
+        failed: Ordering,
+        new: &dyn Fn(u64) -> Option<u64>,
+    ) -> (Option<usize>, usize) {
+        let mut guess = self.last.load(SeqCst);
+        loop {
+            // None is like a store that is never made.
+            let (expected, store) = match new(self.value(guess)) {
+                Some(v) => (guess, self.new_store(cpu, v)),
+                None => (usize::MAX, usize::MAX),
+            };
+            let found =
+                switching(|| self.word.compare_exchange(expected, store, loosely(ok), failed));
+            let (Ok(read) | Err(read)) = found;
+            self.stored(cpu, Some(read));
+            if found.is_ok() {
+                return (Some(store), read);
+            }
+            if redundant::is_redundant() || new(self.value(read)).is_none() {
+                return (None, read);
+            }
+            guess = read;
+        }
+    }
+}
+
+impl Word {
+    fn new(number: usize, reminded: bool, v: u64) -> Self {
+        Word { number, reminded, users: Users::default(), value: v.into(), told: OnceLock::new() }
+    }
+    /// The CPU at work, and the word as loom knows it.
+    fn told(&self) -> Option<(usize, &Told)> {
+        running().filter(|_| !redundant::is_redundant()).zip(self.told.get())
+    }
+    fn load(&self, order: Ordering) -> u64 {
+        let Some((cpu, told)) = self.told() else { return self.load_plainly() };
+        barriers::before(cpu, What::Load);
+        let store = switching(|| told.word.load(order));
+        told.loads.add(cpu, self.reminded);
+        told.loaded(cpu, store);
+        if redundant::is_redundant() { self.load_plainly() } else { told.value(store) }
+    }
+    fn load_plainly(&self) -> u64 {
+        if let Some(cpu) = running() {
+            self.users.note(self.number, cpu, false);
+        }
+        self.value.load(SeqCst)
+    }
+    /// Stores what `new` makes of the value, if anything; answers what was
+    /// there before, if it was read.
+    fn change(&self, how: How, new: &dyn Fn(u64) -> Option<u64>) -> u64 {
+        let Some((cpu, told)) = self.told() else { return self.change_plainly(new) };
+        barriers::before(cpu, if how.is_full() { What::FullRmw } else { What::Store });
+        let (store, read) = told.change(cpu, how, new);
+        told.loads.forget(cpu, self.number);
+        if redundant::is_redundant() {
+            return self.change_plainly(new);
+        }
+        if let Some(store) = store {
+            told.last.store(store, SeqCst);
+            self.value.store(told.value(store), SeqCst);
+        }
+        told.value(read)
+    }
+    fn change_plainly(&self, new: &dyn Fn(u64) -> Option<u64>) -> u64 {
+        let old = self.value.load(SeqCst);
+        let new = new(old);
+        if let Some(cpu) = running() {
+            self.users.note(self.number, cpu, new.is_some());
+        }
+        self.value.store(new.unwrap_or(old), SeqCst);
+        old
     }
 }
 
 macro_rules! atomic {
-    ($name:ident, $word:ident, $int:ty) => {
+    ($name:ident, $int:ty) => {
         #[derive(Debug)]
-        struct $word {
-            number: usize,
-            reminded: bool,
-            users: Users,
-            /// What was stored last.
-            value: std::sync::atomic::$name,
-            told: OnceLock<(loom::sync::atomic::$name, Loads)>,
-        }
-
-        impl Tell for $word {
-            fn tell(&self) {
-                let word = loom::sync::atomic::$name::new(self.value.load(SeqCst));
-                assert!(self.told.set((word, Loads::default())).is_ok(), "one race in a world");
-            }
-        }
-
-        #[derive(Debug)]
-        pub(crate) struct $name(Arc<$word>);
+        pub(crate) struct $name(Arc<Word>);
 
         #[allow(dead_code)]
         impl $name {
             pub(crate) fn new(v: $int) -> Self {
-                Self(made(|number, reminded| $word {
-                    number,
-                    reminded,
-                    users: Users::default(),
-                    value: std::sync::atomic::$name::new(v),
-                    told: OnceLock::new(),
-                }))
+                Self(made(|number, reminded| Word::new(number, reminded, v.into())))
             }
             pub(crate) fn load(&self, order: Ordering) -> $int {
                 if !mutant::is_on() {
-                    return self.load_again(order);
+                    return self.0.load(order) as $int;
                 }
                 let address = std::ptr::from_ref(self).addr();
                 let before = mutant::loaded(address);
@@ -326,94 +521,51 @@ macro_rules! atomic {
                     (Some(_), _) => Relaxed,
                     (None, _) => order,
                 };
-                let v = self.load_again(order);
-                mutant::has_loaded(address, v.into());
+                let v = self.0.load(order);
+                mutant::has_loaded(address, v);
                 mutant::is_done("load");
-                v
-            }
-            fn load_again(&self, order: Ordering) -> $int {
-                let Some(cpu) = running() else { return self.0.value.load(SeqCst) };
-                let Some((word, loads)) = self.0.told.get() else {
-                    self.0.users.note(self.0.number, cpu, false);
-                    return self.0.value.load(SeqCst);
-                };
-                let reminder = if self.0.reminded { loads.remind(cpu) } else { None };
-                let v = switching(|| word.load(order));
-                loads.add(cpu, reminder);
-                v
+                v as $int
             }
             pub(crate) fn store(&self, v: $int, order: Ordering) {
                 let possible = [Change::LeftOut, Change::Unordered];
                 let possible = &possible[..1 + usize::from(order != Relaxed)];
-                match mutant::change_of("store", possible) {
-                    Some(Change::LeftOut) => {}
-                    Some(_) => self.store_again(v, Relaxed),
-                    None => self.store_again(v, order),
-                }
-            }
-            fn store_again(&self, v: $int, order: Ordering) {
-                let whole = |word: &loom::sync::atomic::$name| {
-                    word.store(v, order);
-                    v
+                let order = match mutant::change_of("store", possible) {
+                    Some(Change::LeftOut) => return,
+                    Some(_) => Relaxed,
+                    None => order,
                 };
-                self.change(whole, |_| Some(v));
+                self.0.change(How::Store(order), &|_| Some(v.into()));
             }
-            /// Stores what `new` makes of the value, if anything; answers what
-            /// was there before. `whole` is how loom does it.
-            fn change(
-                &self,
-                whole: impl FnOnce(&loom::sync::atomic::$name) -> $int,
-                new: impl FnOnce($int) -> Option<$int>,
-            ) -> $int {
-                let cpu = running();
-                let told = self.0.told.get().filter(|_| cpu.is_some());
-                let old = match (cpu, told) {
-                    (Some(cpu), Some((word, loads))) => {
-                        loads.before_store(cpu, self.0.number);
-                        let old = switching(|| whole(word));
-                        loads.after_store();
-                        old
-                    }
-                    _ => self.0.value.load(SeqCst),
-                };
-                let new = new(old);
-                if let (Some(cpu), None) = (cpu, told) {
-                    self.0.users.note(self.0.number, cpu, new.is_some());
-                }
-                if let Some(new) = new {
-                    self.0.value.store(new, SeqCst);
-                }
-                old
-            }
-            /// A read-modify-write, by `whole`; `new` says what it stores.
+            /// A read-modify-write; `new` says what it stores.
             fn rmw(
                 &self,
                 access: &'static str,
-                whole: impl FnOnce(&loom::sync::atomic::$name) -> $int,
-                new: impl FnOnce($int) -> $int,
+                order: Ordering,
+                new: impl Fn($int) -> $int,
             ) -> $int {
                 let change = mutant::change_of(access, &[Change::LeftOut, Change::Torn]);
                 mutant::is_done(access);
                 let Some(change) = change else {
-                    return self.change(whole, |old| Some(new(old)));
+                    let new = |old| Some(new(old as $int).into());
+                    return self.0.change(How::Always(order), &new) as $int;
                 };
-                let old = self.load_again(Relaxed);
+                let old = self.0.load(Relaxed) as $int;
                 if change == Change::Torn {
-                    self.store_again(new(old), Relaxed);
+                    self.0.change(How::Store(Relaxed), &|_| Some(new(old).into()));
                 }
                 old
             }
             pub(crate) fn swap(&self, v: $int, order: Ordering) -> $int {
-                self.rmw("exchange", |a| a.swap(v, order), |_| v)
+                self.rmw("exchange", order, |_| v)
             }
             pub(crate) fn fetch_add(&self, v: $int, order: Ordering) -> $int {
-                self.rmw("add", |a| a.fetch_add(v, order), |old| old.wrapping_add(v))
+                self.rmw("add", order, |old| old.wrapping_add(v))
             }
             pub(crate) fn fetch_or(&self, v: $int, order: Ordering) -> $int {
-                self.rmw("or", |a| a.fetch_or(v, order), |old| old | v)
+                self.rmw("or", order, |old| old | v)
             }
             pub(crate) fn fetch_and(&self, v: $int, order: Ordering) -> $int {
-                self.rmw("and", |a| a.fetch_and(v, order), |old| old & v)
+                self.rmw("and", order, |old| old & v)
             }
             pub(crate) fn compare_exchange(
                 &self,
@@ -423,18 +575,16 @@ macro_rules! atomic {
                 failed: Ordering,
             ) -> Result<$int, $int> {
                 let change = mutant::change_of("cmpxchg", &[Change::LeftOut, Change::Torn]);
+                let perhaps = |now| (now == u64::from(old)).then_some(new.into());
                 let now = match change {
-                    None => self.change(
-                        |a| a.compare_exchange(old, new, ok, failed).unwrap_or_else(|now| now),
-                        |now| (now == old).then_some(new),
-                    ),
-                    Some(_) => self.load_again(Relaxed),
-                };
+                    None => self.0.change(How::Perhaps(ok, failed), &perhaps),
+                    Some(_) => self.0.load(Relaxed),
+                } as $int;
                 if now != old {
                     return Err(now);
                 }
                 if change == Some(Change::Torn) {
-                    self.store_again(new, Relaxed);
+                    self.0.change(How::Store(Relaxed), &|_| Some(new.into()));
                 }
                 mutant::is_done("cmpxchg");
                 Ok(now)
@@ -442,8 +592,8 @@ macro_rules! atomic {
         }
     };
 }
-atomic!(AtomicU32, Word32, u32);
-atomic!(AtomicU64, Word64, u64);
+atomic!(AtomicU32, u32);
+atomic!(AtomicU64, u64);
 
 #[derive(Debug)]
 struct LockWord {
@@ -480,11 +630,24 @@ impl Lock {
     /// Waits until it can be had.
     pub(crate) fn take(&self, how: Hold) -> LockGuard<'_> {
         let poisoned = "a panic ends the model";
-        let told = match (running(), self.0.told.get()) {
-            (Some(_), Some(lock)) => Some(switching(|| match how {
-                Hold::Read => Told::Read(lock.read().expect(poisoned)),
-                Hold::Write => Told::Write(lock.write().expect(poisoned)),
-            })),
+        let told = self.0.told.get().filter(|_| !redundant::is_redundant());
+        let told = match (running(), told) {
+            (Some(cpu), Some(lock)) => {
+                barriers::before(cpu, What::Store);
+                let guard = switching(|| match how {
+                    Hold::Read => Guard::Read(lock.read().expect(poisoned)),
+                    Hold::Write => Guard::Write(lock.write().expect(poisoned)),
+                });
+                let object = self.0.number;
+                redundant::accessed(Access {
+                    cpu,
+                    object,
+                    reads: 0,
+                    loads: false,
+                    unordered: false,
+                });
+                Some(guard)
+            }
             (Some(cpu), None) => {
                 self.0.users.note(self.0.number, cpu, how == Hold::Write);
                 None
@@ -504,11 +667,11 @@ impl Lock {
 pub(crate) struct LockGuard<'l> {
     holders: &'l std::sync::atomic::AtomicI32,
     change: i32,
-    _told: Option<Told<'l>>,
+    _told: Option<Guard<'l>>,
 }
 
 /// What loom gives for a lock.
-enum Told<'l> {
+enum Guard<'l> {
     Read(#[allow(dead_code)] loom::sync::RwLockReadGuard<'l, ()>),
     Write(#[allow(dead_code)] loom::sync::RwLockWriteGuard<'l, ()>),
 }
