@@ -37,8 +37,6 @@ const EITHER: &str = "the wait for interrupts and the second look at the PMD (70
                       enough; the twins without both fail";
 const LAST: &str = "a put: nothing of the page was touched before it, and no race changes what is \
                     read behind it";
-const PINS: &str = "of a THP on v6.12: the race of a pin that is undone beside an unpin comes there \
-                    after more interleavings than are tried";
 
 /// Functions that run, or go on, when the page is held.
 const BEHIND_THE_GRAB: &[&str] = &[
@@ -103,19 +101,13 @@ const KNOWN: &[(&[&str], usize, &str, &str)] = &[
     (&["gup_fast", "lockless_pages_from_mm"], 2, "seq-retry fence left out", GRAB),
     (&["gup_fast"], 1, "irq-save lock left out", EITHER),
     (&["gup_fast_pte_range"], 1, "table-read load stale", EITHER),
+    (&["try_grab_folio_fast"], 1, "ref-dec-and-test fence after add left out", LAST),
     (
-        &["try_get_folio", "try_grab_folio_fast"],
-        2,
-        "ref-dec-and-test fence after add left out",
-        LAST,
-    ),
-    (
-        &["gup_put_folio", "put_page_refs", "try_get_folio", "try_grab_folio_fast"],
-        4,
+        &["put_page_refs", "try_get_folio", "try_grab_folio_fast"],
+        3,
         "ref-dec-and-test fence left out",
         LAST,
     ),
-    (&["gup_put_folio"], 1, "pincount-add add torn", PINS),
 ];
 
 /// What one race said of one mutant.

@@ -45,7 +45,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn pin_or_share_but_not_both() {
-    holds!(Bound::Preemptions(3), [V5_15, V6_12], race);
+    holds!(Bound::All, [V5_15, V6_12], race);
 }
 
 #[test]
