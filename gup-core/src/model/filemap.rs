@@ -7,12 +7,13 @@
 //! and does not care who else holds the page; writeback, which write-protects
 //! and cleans the mappings of a file that tracks dirty pages; secret memory
 //! is never from movable memory and never changes its size; mmap() for
-//! writing makes a file of hugetlbfs longer. Customised: one
-//! file of each kind, of few pages, all zeroes at first; it always exists:
-//! once it is evicted, by the last close or when the world is torn down, it is
-//! a new one; reading from disk takes no time; fault_around_bytes is one page, so that a fault maps
-//! what it is about. Stubbed: large folios in the page cache, readahead,
-//! reclaim of file pages, swap of shmem, memcg charges, RLIMIT_MEMLOCK.
+//! writing makes a file of hugetlbfs longer. Customised: one file of each
+//! kind, of few pages, all zeroes at first; it always exists: once it is
+//! evicted, by the last close or when the world is torn down, it is a new one;
+//! reading from disk takes no time; fault_around_bytes is one page, so that a
+//! fault maps what it is about. Stubbed: large folios in the page cache,
+//! readahead, reclaim of file pages, swap of shmem, memcg charges,
+//! RLIMIT_MEMLOCK.
 
 use super::cpu::{Cpu, Hold};
 use super::folio::{Folio, folio_put_refs};

@@ -23,6 +23,9 @@ use loom::sync::atomic::fence;
 use super::contended::switching;
 use super::redundant::{self, Access};
 
+/// The word, among objects: no other has this number.
+const WORD: usize = usize::MAX;
+
 /// An access, as far as barriers are concerned.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum What {
@@ -103,6 +106,6 @@ pub(super) fn seen(cpu: usize) {
 fn touch(cpu: usize) {
     let word = BARRIERS.with_borrow(|b| b.word.clone()).expect("the CPUs have started");
     switching(|| word.fetch_add(0, Relaxed));
-    redundant::accessed(Access::whole(cpu, usize::MAX));
+    redundant::accessed(Access::whole(cpu, WORD));
     fence(SeqCst);
 }

@@ -126,7 +126,8 @@ pub fn at_once<T: 'static>(jobs: Vec<impl FnOnce() -> T + 'static>) -> Vec<T> {
     loom::sync::atomic::fence(Ordering::Release);
     KNOWN.with_borrow_mut(|k| {
         k.to_tell.drain(..).for_each(|object| object.tell());
-        k.unused = (0..k.reminders).map(|_| Reminder::default()).collect();
+        k.unused.clear();
+        k.unused.resize_with(k.reminders, Reminder::default);
     });
     loom::sync::atomic::fence(Ordering::Release);
     let all: Rc<Vec<Cell<Option<T>>>> = Rc::new((0..cpus).map(|_| Cell::new(None)).collect());

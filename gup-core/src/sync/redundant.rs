@@ -14,19 +14,21 @@
 //! all rounds in which each load finds the same store, one remains.
 //!
 //! With a bound of preemptions this does not hold, as the other order may have
-//! been beyond it; nor with three CPUs, as loom does not say which of them must
-//! go first to come to another order of the other two.
+//! been beyond it. Nor does it with three CPUs: to turn two accesses round, loom
+//! lets the CPU of the later one go first, which may be asleep while the third
+//! must go first.
 
 use std::cell::{Cell, RefCell};
 
 /// What an exploration leaves out of what loom could be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveOut {
-    /// The most, and nothing that counts: if it has no bound.
+    /// Also interleavings that are redundant. Of two CPUs, and not with a bound:
+    /// of three it is as [`LeaveOut::Barriers`].
     Redundant,
     /// Barriers whose order nobody can see.
     Barriers,
-    /// Nothing, which takes long: to compare with.
+    /// Nothing, which takes long: for a test to compare with.
     Nothing,
 }
 

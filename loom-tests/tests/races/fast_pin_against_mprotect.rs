@@ -46,8 +46,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_pin_that_may_write_is_seen() {
-    holds!(Bound::All, [V5_15], race);
-    holds!(Bound::All, [V6_12], race);
+    holds!(Bound::All, [V5_15, V6_12], race);
 }
 
 #[test]

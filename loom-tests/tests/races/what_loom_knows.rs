@@ -38,7 +38,7 @@ fn found<W: 'static>(
         .collect()
 }
 
-/// What the CPUs find; whether redundant interleavings are left out.
+/// What each CPU finds, in all interleavings but those that are left out.
 fn explored<W: 'static>(
     words: fn() -> W,
     acts: &[Act<W>],
