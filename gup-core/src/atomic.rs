@@ -27,7 +27,7 @@ use std::marker::PhantomData;
 
 #[cfg(loom)]
 use crate::mutant::{self, Change};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicFlags, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 use crate::sync::{Lock, LockGuard};
 use Ordering::{Acquire, Relaxed, Release};
@@ -90,6 +90,26 @@ impl Atomic32 {
     pub fn read_dependent(&self) -> i32 {
         self.0.load(Acquire) as i32
     }
+    /// Whether the value is as `is` says, which is all that is asked of it: loom
+    /// need not tell apart two values of which it says the same.
+    /// C: atomic_read(), compared
+    #[inline]
+    pub fn read_is(&self, is: impl Fn(i32) -> bool) -> bool {
+        #[cfg(loom)]
+        return self.0.load_is(|v| is(v as i32));
+        #[cfg(not(loom))]
+        is(self.read())
+    }
+    /// For a check that only reports. Under loom nobody comes between it and the
+    /// access before, and what it finds is no reason to explore: a count that
+    /// is wrong is found in the end, too.
+    #[inline]
+    pub fn peek(&self) -> i32 {
+        #[cfg(loom)]
+        return self.0.peek() as i32;
+        #[cfg(not(loom))]
+        self.read()
+    }
     /// C: atomic_set(), WRITE_ONCE()
     #[inline]
     pub fn set(&self, v: i32) {
@@ -122,20 +142,16 @@ impl Atomic32 {
     /// C: atomic_add_unless()
     #[inline]
     pub fn add_unless(&self, n: i32, u: i32) -> bool {
-        let mut old = self.0.load(Relaxed);
-        loop {
-            if old == u as u32 {
-                return false;
-            }
-            full_before();
-            match self.0.compare_exchange(old, old.wrapping_add(n as u32), FULL, Relaxed) {
-                Ok(_) => {
-                    full_after();
-                    return true;
-                }
-                Err(now) => old = now,
-            }
+        if self.read_is(|v| v == u) {
+            return false;
         }
+        full_before();
+        let add = |old: u32| (old != u as u32).then_some(old.wrapping_add(n as u32));
+        let added = self.0.fetch_update(FULL, Relaxed, add).is_ok();
+        if added {
+            full_after();
+        }
+        added
     }
     /// Replaces `old` by `new`; true if it did. C: atomic_cmpxchg() == old
     #[inline]
@@ -146,34 +162,6 @@ impl Atomic32 {
             full_after();
         }
         ok
-    }
-    /// Sets bits. C: set_bit() and its relatives (no ordering)
-    #[inline]
-    pub fn or(&self, bits: u32) {
-        self.0.fetch_or(bits, Relaxed);
-    }
-    /// Clears bits. C: clear_bit() (no ordering)
-    #[inline]
-    pub fn and_not(&self, bits: u32) {
-        self.0.fetch_and(!bits, Relaxed);
-    }
-    /// Sets bits and returns whether all of them were set before.
-    /// C: test_and_set_bit()
-    #[inline]
-    pub fn test_and_set(&self, bits: u32) -> bool {
-        full_before();
-        let old = self.0.fetch_or(bits, FULL);
-        full_after();
-        old & bits == bits
-    }
-    /// Clears bits and returns whether all of them were set before.
-    /// C: test_and_clear_bit()
-    #[inline]
-    pub fn test_and_clear(&self, bits: u32) -> bool {
-        full_before();
-        let old = self.0.fetch_and(!bits, FULL);
-        full_after();
-        old & bits == bits
     }
     /// Frees a lock word; pairs with the acquiring side.
     /// C: smp_store_release()
@@ -186,6 +174,65 @@ impl Atomic32 {
     #[inline]
     pub fn cmpxchg_acquire(&self, old: i32, new: i32) -> bool {
         self.0.compare_exchange(old as u32, new as u32, Acquire, Relaxed).is_ok()
+    }
+}
+
+/// Flags, none of them set in the beginning. Most accesses are about one.
+/// C: `unsigned long flags`, as `page->flags`, linux/bitops.h
+#[derive(Debug, Default)]
+pub struct Flags32(AtomicFlags);
+
+impl Flags32 {
+    /// Those of `flags` that are set. C: READ_ONCE()
+    #[inline]
+    pub fn read(&self, flags: u32) -> u32 {
+        self.0.load(flags)
+    }
+    /// Whether all of `flags` are set. C: test_bit()
+    #[inline]
+    pub fn test(&self, flags: u32) -> bool {
+        self.read(flags) == flags
+    }
+    /// [`Flags32::read`], as [`Atomic32::peek`].
+    #[inline]
+    pub fn peek(&self, flags: u32) -> u32 {
+        #[cfg(loom)]
+        return self.0.peek(flags);
+        #[cfg(not(loom))]
+        self.read(flags)
+    }
+    /// Replaces all of them. C: WRITE_ONCE()
+    #[inline]
+    pub fn set_all(&self, flags: u32) {
+        self.0.store(flags);
+    }
+    /// Sets `flags`. C: set_bit() and its relatives (no ordering)
+    #[inline]
+    pub fn set(&self, flags: u32) {
+        self.0.fetch_or(flags, Relaxed);
+    }
+    /// Clears `flags`. C: clear_bit() (no ordering)
+    #[inline]
+    pub fn clear(&self, flags: u32) {
+        self.0.fetch_and_not(flags, Relaxed);
+    }
+    /// Sets `flags` and returns whether all of them were set before.
+    /// C: test_and_set_bit()
+    #[inline]
+    pub fn test_and_set(&self, flags: u32) -> bool {
+        full_before();
+        let old = self.0.fetch_or(flags, FULL);
+        full_after();
+        old == flags
+    }
+    /// Clears `flags` and returns whether all of them were set before.
+    /// C: test_and_clear_bit()
+    #[inline]
+    pub fn test_and_clear(&self, flags: u32) -> bool {
+        full_before();
+        let old = self.0.fetch_and_not(flags, FULL);
+        full_after();
+        old == flags
     }
 }
 

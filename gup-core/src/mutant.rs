@@ -55,8 +55,8 @@ thread_local! {
     static ON: Cell<bool> = const { Cell::new(false) };
     /// The place of each CPU, and the last access of the step.
     static AT: RefCell<HashMap<usize, (u64, &'static str)>> = RefCell::default();
-    /// What each CPU has loaded, by address.
-    static LOADED: RefCell<HashMap<(usize, usize), u64>> = RefCell::default();
+    /// What each CPU has loaded, by address, and by flags if it is a word of them.
+    static LOADED: RefCell<HashMap<(usize, usize, u32), u64>> = RefCell::default();
 }
 
 /// From the next round on this is the task; returns the one before.
@@ -115,14 +115,14 @@ pub(crate) fn is_done(access: &'static str) {
 }
 
 /// What this CPU has loaded from `address` before.
-pub(crate) fn loaded(address: usize) -> Option<u64> {
-    let key = (cpu()?, address);
+pub(crate) fn loaded(address: usize, flags: u32) -> Option<u64> {
+    let key = (cpu()?, address, flags);
     LOADED.with_borrow(|all| all.get(&key).copied())
 }
 
 /// This CPU has loaded `value` from `address`.
-pub(crate) fn has_loaded(address: usize, value: u64) {
+pub(crate) fn has_loaded(address: usize, flags: u32, value: u64) {
     if let Some(cpu) = cpu() {
-        LOADED.with_borrow_mut(|all| all.insert((cpu, address), value));
+        LOADED.with_borrow_mut(|all| all.insert((cpu, address, flags), value));
     }
 }

@@ -13,16 +13,53 @@ use std::sync::{Mutex, MutexGuard};
 pub(crate) use std::thread::yield_now;
 
 #[cfg(loom)]
-pub(crate) use contended::{AtomicU32, AtomicU64, Lock, LockGuard, Locked, fence, yield_now};
+pub(crate) use contended::{fence, yield_now};
+#[cfg(loom)]
+pub(crate) use flags::AtomicFlags;
+#[cfg(loom)]
+pub(crate) use locks::{Lock, LockGuard, Locked};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::Ordering;
+#[cfg(loom)]
+pub(crate) use words::{AtomicU32, AtomicU64};
 
 #[cfg(loom)]
 mod barriers;
 #[cfg(loom)]
 pub mod contended;
 #[cfg(loom)]
+mod flags;
+#[cfg(loom)]
+mod locks;
+#[cfg(loom)]
 pub mod redundant;
+#[cfg(loom)]
+mod words;
+
+/// Flags, each of which stands for itself.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+pub(crate) struct AtomicFlags(AtomicU32);
+
+#[cfg(not(loom))]
+impl AtomicFlags {
+    #[inline]
+    pub(crate) fn load(&self, flags: u32) -> u32 {
+        self.0.load(Ordering::Relaxed) & flags
+    }
+    #[inline]
+    pub(crate) fn store(&self, v: u32) {
+        self.0.store(v, Ordering::Relaxed);
+    }
+    #[inline]
+    pub(crate) fn fetch_or(&self, flags: u32, order: Ordering) -> u32 {
+        self.0.fetch_or(flags, order) & flags
+    }
+    #[inline]
+    pub(crate) fn fetch_and_not(&self, flags: u32, order: Ordering) -> u32 {
+        self.0.fetch_and(!flags, order) & flags
+    }
+}
 
 /// State that is reached only under a lock of its own: the model's internals,
 /// such as free lists. What the port touches has primitives of its own.
@@ -39,6 +76,11 @@ impl<T> Locked<T> {
     /// has been reported already, so poisoning is ignored.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    /// Takes the lock for a change that others of its kind may come before or
+    /// behind: loom need not tell which.
+    pub(crate) fn lock_to_commute(&self) -> MutexGuard<'_, T> {
+        self.lock()
     }
 }
 

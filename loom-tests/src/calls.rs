@@ -10,12 +10,13 @@ use gup_core::gup::{v5_15, v6_12};
 use gup_core::history::Base;
 use gup_core::model::cpu::{Fail, FailSite};
 use gup_core::model::huge_memory::split_huge_page_of;
-use gup_core::model::limits::HPAGE_PMD_NR;
+use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
 use gup_core::model::lru::lru_add_drain_all;
 use gup_core::model::memory::user_store;
-use gup_core::model::migrate::{PageList, isolate_page, move_isolated};
+use gup_core::model::migrate::{PageList, isolate_page, move_isolated, move_page};
 use gup_core::model::mm::{MmId, Vma, mmap_read_lock, mmap_read_unlock, vma_lookup};
-use gup_core::model::mmap::{Kind, Prot, mm_alloc, mmap};
+use gup_core::model::mmap::{Kind, Prot, madvise_dontneed, mm_alloc, mmap};
+use gup_core::model::pgtable::mapped_page;
 use gup_core::model::{Cpu, Limits, Page, World};
 
 use crate::{Body, Held, Kernel, body};
@@ -33,6 +34,8 @@ pub const FORK: Limits = Limits { frames: 6, device_start: 6, tables: 8, mms: 2,
 /// A world of a THP and as much again for two CPUs.
 pub const TWO_THPS: Limits =
     Limits { frames: 16, movable_start: 8, device_start: 16, cpus: 2, ..Limits::LOOM };
+/// The same with room for another, as one is moved.
+pub const THREE_THPS: Limits = Limits { frames: 24, device_start: 24, ..TWO_THPS };
 
 /// The process has anonymous memory of `pages` pages at 0. The first is there,
 /// writable, dirty and on the LRU: the page.
@@ -57,6 +60,18 @@ pub fn thp(cpu: &Cpu, addr: u64) -> Result<Page, Errno> {
     let page = user_store(cpu, MM, addr, 1)?;
     lru_add_drain_all(cpu);
     Ok(page)
+}
+
+/// The process has the first two pages of a THP at 0, which PTEs map. They are
+/// old and clean, as migration leaves them: the second page.
+///
+/// # Errors
+/// `ENOMEM`
+pub fn two_of_a_thp(cpu: &Cpu) -> Result<Page, Errno> {
+    let page = thp(cpu, PAGE_SIZE)?;
+    move_page(cpu, page)?;
+    madvise_dontneed(cpu, MM, 2 * PAGE_SIZE, HPAGE_PMD_NR - 2)?;
+    mapped_page(cpu, MM, PAGE_SIZE).ok_or(Errno::EFAULT)
 }
 
 /// [`mapped`], a page; the child has a mapping for its copy, still empty. The

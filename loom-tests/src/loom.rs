@@ -105,11 +105,16 @@ pub(crate) fn explore(
 /// what its CPUs contend for.
 fn check(builder: &Builder, kernel: Kernel, race: &impl Race) -> (Verdict, usize) {
     let count = Arc::new(AtomicUsize::new(0));
-    let leave_out = match builder.preemption_bound {
-        None => LeaveOut::Redundant,
-        Some(_) => LeaveOut::Barriers,
-    };
+    // Most of what is contended turns out soon.
+    let mut quick = Builder::new();
+    (quick.max_branches, quick.preemption_bound) = (MAX_STEPS, Some(1));
+    let mut first = builder.checkpoint_file.is_none().then_some(&quick);
     let ended = loop {
+        let builder = first.unwrap_or(builder);
+        let leave_out = match builder.preemption_bound {
+            None => LeaveOut::Redundant,
+            Some(_) => LeaveOut::Bounded,
+        };
         count.store(0, Ordering::Relaxed);
         redundant::explore(leave_out);
         let (counter, race) = (Arc::clone(&count), race.clone());
@@ -128,10 +133,11 @@ fn check(builder: &Builder, kernel: Kernel, race: &impl Race) -> (Verdict, usize
             verdict.unwrap_or_else(|broken| resume_unwind(Box::new(broken)));
         };
         let ended = catch_unwind(AssertUnwindSafe(|| builder.check(round)));
-        if !contended::found_more() {
+        if contended::found_more() {
+            contended::anew();
+        } else if first.take().is_none() {
             break ended;
         }
-        contended::anew();
     };
     let verdict = ended.map_err(|cause| match cause.downcast::<Broken>() {
         Ok(broken) => *broken,

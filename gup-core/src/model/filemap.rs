@@ -180,7 +180,7 @@ impl World {
     /// each small page.
     pub(crate) fn cache_refs(&self, page: Page) -> i32 {
         let f = self.frame(page);
-        if f.flags.read() as u32 & Pg::SWAPCACHE.bits() != 0 {
+        if f.flags.test(Pg::SWAPCACHE.bits()) {
             return self.span_of(page).count_ones() as i32;
         }
         let Some(file) = Mapping::from_word(f.mapping.read()).file() else { return 0 };

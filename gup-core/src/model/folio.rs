@@ -31,7 +31,7 @@ use super::hugetlb;
 use super::lru;
 use super::page::{
     self, Mapping, Page, compound_head, page_ref_add, page_ref_add_unless_zero, page_ref_count,
-    page_ref_sub_and_test,
+    page_ref_count_is, page_ref_sub_and_test,
 };
 use super::vmstat::{NodeStat, mod_node_page_state};
 use super::zone;
@@ -64,6 +64,12 @@ pub fn folio_ref_count(cpu: &Cpu, folio: Folio) -> i32 {
     page_ref_count(cpu, folio.0)
 }
 
+/// C: folio_ref_count(), compared
+#[inline]
+pub fn folio_ref_count_is(cpu: &Cpu, folio: Folio, is: impl Fn(i32) -> bool) -> bool {
+    page_ref_count_is(cpu, folio.0, is)
+}
+
 /// C: folio_ref_add(), linux/page_ref.h
 #[inline]
 pub fn folio_ref_add(cpu: &Cpu, folio: Folio, nr: i32) {
@@ -85,7 +91,7 @@ pub fn folio_ref_try_add(cpu: &Cpu, folio: Folio, count: i32) -> bool {
 
 /// C: folio_get(), linux/mm.h
 pub fn folio_get(cpu: &Cpu, folio: Folio) {
-    let count = cpu.world.refcount(folio.0);
+    let count = cpu.world.frame(folio.0).refcount.peek();
     let bad = count.wrapping_add(127) as u32 <= 127;
     cpu.bug_on(bad, "folio_get", "folio_ref_zero_or_close_to_overflow(folio)");
     page_ref_add(cpu, folio.0, 1);
@@ -100,7 +106,7 @@ pub fn folio_put_refs(cpu: &Cpu, folio: Folio, refs: i32) {
 
 /// C: folio_put(), linux/mm.h
 pub fn folio_put(cpu: &Cpu, folio: Folio) {
-    let free = cpu.world.refcount(folio.0) == 0;
+    let free = cpu.world.frame(folio.0).refcount.peek() == 0;
     if !cpu.bug_on(free, "folio_put_testzero", "folio_ref_count(folio) == 0") {
         folio_put_refs(cpu, folio, 1);
     }
@@ -202,7 +208,7 @@ pub fn page_anon(cpu: &Cpu, page: Page) -> bool {
 #[inline]
 pub fn page_anon_exclusive(cpu: &Cpu, page: Page) -> bool {
     let head = cpu.world.head_of(page);
-    let hugetlb = cpu.world.frame(head).flags.read() as u32 & Pg::HUGETLB.bits() != 0;
+    let hugetlb = cpu.world.frame(head).flags.test(Pg::HUGETLB.bits());
     page::test_flag(cpu, if hugetlb { head } else { page }, Pg::ANON_EXCLUSIVE)
 }
 

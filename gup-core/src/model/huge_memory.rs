@@ -312,12 +312,12 @@ pub fn __split_huge_page(cpu: &Cpu, head: Page, nr: u64, mut list: Option<&mut P
     let lru = test_flag(cpu, head, Pg::LRU);
     // Each page keeps its own place in the swap cache.
     let cached = i32::from(in_swap_cache(cpu, head));
-    let flags = Pg::from_bits_retain(f.flags.read() as u32) & keep;
+    let flags = f.flags.read(keep.bits());
     for i in (1..nr).rev() {
         // C: __split_huge_page_tail(): everything before the tail is seen as
         // a page of its own, and before its count leaves 0.
         let tail = cpu.world.frame(head.nth(i));
-        tail.flags.set(flags.bits() as i32);
+        tail.flags.set_all(flags);
         tail.mapping.set(f.mapping.read());
         tail.index.set(f.index.read() + i as u32);
         smp_wmb();

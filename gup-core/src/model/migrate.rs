@@ -337,7 +337,7 @@ fn migrate_page_copy(cpu: &Cpu, page: Page, new: Page, nr: u64) {
     // A mark of exclusivity that is left is that of a first page which nobody
     // maps any more; the kernel copies it, too.
     let keep = Pg::REFERENCED | Pg::DIRTY | Pg::SWAPBACKED | Pg::ANON_EXCLUSIVE;
-    to.flags.or(Pg::from_bits_retain(from.flags.read() as u32).intersection(keep).bits());
+    to.flags.set(from.flags.read(keep.bits()));
     for i in 0..nr {
         copy_highpage(cpu, new.nth(i), page.nth(i));
     }

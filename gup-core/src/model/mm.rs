@@ -11,7 +11,7 @@ use super::filemap::{self, File};
 use super::folio::smp_mb;
 use super::limits::{MAX_VMAS, PAGE_SIZE};
 use super::wait::Wait;
-use crate::atomic::{Atomic32, Guarded32, RawLock, Seqcount};
+use crate::atomic::{Atomic32, Flags32, Guarded32, RawLock, Seqcount};
 use crate::errno::Errno;
 use crate::flags::VmFlags;
 use crate::history::{Base, Defect, Safeguard};
@@ -30,7 +30,7 @@ pub struct Mm {
     /// The PGD's table plus 1; 0: no such mm.
     pub(crate) pgd: Atomic32,
     pub(crate) vmas: [VmaSlot; MAX_VMAS],
-    pub(crate) flags: Atomic32,
+    pub(crate) flags: Flags32,
     pub(crate) write_protect_seq: Seqcount,
     pub(crate) mmap_lock: RawLock,
 }
@@ -106,7 +106,7 @@ impl Mm {
         Mm {
             pgd: Atomic32::new(0),
             vmas: std::array::from_fn(|_| VmaSlot::new()),
-            flags: Atomic32::new(0),
+            flags: Flags32::default(),
             write_protect_seq: Seqcount::new(),
             mmap_lock: RawLock::new(),
         }
@@ -117,7 +117,7 @@ impl Mm {
         for v in &self.vmas {
             v.clear();
         }
-        self.flags.set(0);
+        self.flags.set_all(0);
         self.write_protect_seq.reset();
         self.mmap_lock.reset();
     }
@@ -129,7 +129,7 @@ impl Mm {
             Some("its PGD")
         } else if !self.vmas.iter().map(vma).eq(other.vmas.iter().map(vma)) {
             Some("its VMAs")
-        } else if self.flags.read() != other.flags.read() {
+        } else if self.flags.read(u32::MAX) != other.flags.read(u32::MAX) {
             Some("mm->flags")
         } else if self.write_protect_seq.value() != other.write_protect_seq.value() {
             Some("mm->write_protect_seq")
@@ -142,7 +142,7 @@ impl Mm {
 
     pub(crate) fn copy_from(&self, other: &Mm) {
         self.pgd.set(other.pgd.read());
-        self.flags.set(other.flags.read());
+        self.flags.set_all(other.flags.read(u32::MAX));
         self.write_protect_seq.copy_from(&other.write_protect_seq);
         self.mmap_lock.copy_from(&other.mmap_lock);
         for (to, from) in self.vmas.iter().zip(&other.vmas) {
@@ -358,13 +358,13 @@ pub fn mmap_lock_holders(cpu: &Cpu, mm: MmId) -> i32 {
 /// C: test_bit(MMF_HAS_PINNED, &mm->flags)
 pub fn mm_has_pinned(cpu: &Cpu, mm: MmId) -> bool {
     cpu.step(StepKind::MmFlagRead, mm.0.into(), 0);
-    cpu.world.mm(mm).flags.read() as u32 & MMF_HAS_PINNED != 0
+    cpu.world.mm(mm).flags.test(MMF_HAS_PINNED)
 }
 
 /// C: set_bit(MMF_HAS_PINNED, &mm->flags)
 pub fn set_mm_has_pinned(cpu: &Cpu, mm: MmId) {
     cpu.step(StepKind::MmFlagSet, mm.0.into(), 0);
-    cpu.world.mm(mm).flags.or(MMF_HAS_PINNED);
+    cpu.world.mm(mm).flags.set(MMF_HAS_PINNED);
 }
 
 /// C: raw_read_seqcount(&mm->write_protect_seq)

@@ -14,7 +14,7 @@ use super::filemap::File;
 use super::folio::{Folio, Migratetype, folio_mapping, folio_migratetype, secretmem_mapping};
 use super::wait::Wait;
 use super::zone;
-use crate::atomic::{Atomic32, Guarded32, Guarded64};
+use crate::atomic::{Atomic32, Flags32, Guarded32, Guarded64};
 use crate::errno::Errno;
 use crate::flags::Pg;
 use crate::history::{Defect, Safeguard};
@@ -118,7 +118,7 @@ pub struct PageFrame {
     /// Head only. C: `page[1].compound_order`
     pub(crate) order: Atomic32,
     /// C: page->flags
-    pub(crate) flags: Atomic32,
+    pub(crate) flags: Flags32,
     /// A [`Mapping`].
     pub(crate) mapping: Atomic32,
     /// The page of the address space it was made for; on heads.
@@ -140,7 +140,7 @@ impl PageFrame {
             pincount: zero(),
             compound_head: zero(),
             order: zero(),
-            flags: zero(),
+            flags: Flags32::default(),
             mapping: zero(),
             index: Guarded32::new(0),
             epoch: Guarded32::new(0),
@@ -148,7 +148,7 @@ impl PageFrame {
         }
     }
 
-    fn words(&self) -> [&Atomic32; 8] {
+    fn words(&self) -> [&Atomic32; 7] {
         [
             &self.refcount,
             &self.mapcount,
@@ -156,7 +156,6 @@ impl PageFrame {
             &self.pincount,
             &self.compound_head,
             &self.order,
-            &self.flags,
             &self.mapping,
         ]
     }
@@ -164,6 +163,7 @@ impl PageFrame {
     pub(crate) fn same_as(&self, other: &PageFrame) -> bool {
         let mut pairs = self.words().into_iter().zip(other.words());
         pairs.all(|(a, b)| a.read() == b.read())
+            && self.flags.read(u32::MAX) == other.flags.read(u32::MAX)
             && self.index.read() == other.index.read()
             && self.epoch.read() == other.epoch.read()
             && self.data.read() == other.data.read()
@@ -173,6 +173,7 @@ impl PageFrame {
         for (to, from) in self.words().into_iter().zip(other.words()) {
             to.set(from.read());
         }
+        self.flags.set_all(other.flags.read(u32::MAX));
         self.index.set(other.index.read());
         self.epoch.set(other.epoch.read());
         self.data.set(other.data.read());
@@ -261,6 +262,20 @@ pub fn page_ref_count(cpu: &Cpu, page: Page) -> i32 {
     frame(cpu, page).refcount.read()
 }
 
+/// [`page_ref_count`] for a check that only reports: see [`Atomic32::peek`].
+fn checked_ref_count(cpu: &Cpu, page: Page) -> i32 {
+    cpu.step(StepKind::RefRead, page.0.into(), 0);
+    frame(cpu, page).refcount.peek()
+}
+
+/// Whether page_ref_count() is as `is` says, which is all that is asked.
+/// C: page_ref_count(), compared
+#[inline]
+pub fn page_ref_count_is(cpu: &Cpu, page: Page, is: impl Fn(i32) -> bool) -> bool {
+    cpu.step(StepKind::RefRead, page.0.into(), 0);
+    frame(cpu, page).refcount.read_is(is)
+}
+
 /// C: page_count(), linux/page_ref.h
 pub fn page_count(cpu: &Cpu, page: Page) -> i32 {
     page_ref_count(cpu, compound_head(cpu, page))
@@ -306,7 +321,8 @@ pub fn page_ref_freeze(cpu: &Cpu, page: Page, count: i32) -> bool {
 
 /// C: page_ref_unfreeze(), linux/page_ref.h
 pub fn page_ref_unfreeze(cpu: &Cpu, page: Page, count: i32) {
-    cpu.bug_on(page_count(cpu, page) != 0, "page_ref_unfreeze", "page is not frozen");
+    let count_now = checked_ref_count(cpu, compound_head(cpu, page));
+    cpu.bug_on(count_now != 0, "page_ref_unfreeze", "page is not frozen");
     set_page_count(cpu, page, count);
 }
 
@@ -347,7 +363,7 @@ pub(crate) fn page_ref_sub_and_test(cpu: &Cpu, page: Page, nr: i32) -> bool {
 /// C: get_page(), linux/mm.h
 pub fn get_page(cpu: &Cpu, page: Page) {
     let page = compound_head(cpu, page);
-    let bad = frame(cpu, page).refcount.read().wrapping_add(127) as u32 <= 127;
+    let bad = frame(cpu, page).refcount.peek().wrapping_add(127) as u32 <= 127;
     cpu.bug_on(bad, "get_page", "page_ref_zero_or_close_to_overflow(page)");
     page_ref_add(cpu, page, 1);
 }
@@ -374,7 +390,8 @@ pub fn try_get_page(cpu: &Cpu, page: Page) -> bool {
         return crate::gup::v5_15::grab::try_get_compound_head(cpu, page, 1).is_some();
     }
     let page = compound_head(cpu, page);
-    if cpu.warn_on(page_ref_count(cpu, page) <= 0, "try_get_page", "page_ref_count(page) <= 0") {
+    let dead = page_ref_count_is(cpu, page, |count| count <= 0);
+    if cpu.warn_on(dead, "try_get_page", "page_ref_count(page) <= 0") {
         return false;
     }
     page_ref_add(cpu, page, 1);
@@ -383,7 +400,7 @@ pub fn try_get_page(cpu: &Cpu, page: Page) -> bool {
 
 /// C: put_page_testzero(), linux/mm.h
 pub fn put_page_testzero(cpu: &Cpu, page: Page) -> bool {
-    let free = frame(cpu, page).refcount.read() == 0;
+    let free = frame(cpu, page).refcount.peek() == 0;
     if cpu.bug_on(free, "put_page_testzero", "page_ref_count(page) == 0") {
         return false;
     }
@@ -405,7 +422,8 @@ pub fn page_maybe_dma_pinned(cpu: &Cpu, page: Page) -> bool {
     if hpage_pincount_available(cpu, page) {
         return compound_pincount(cpu, page) > 0;
     }
-    page_ref_count(cpu, compound_head(cpu, page)) as u32 >= GUP_PIN_COUNTING_BIAS as u32
+    let head = compound_head(cpu, page);
+    page_ref_count_is(cpu, head, |count| count as u32 >= GUP_PIN_COUNTING_BIAS as u32)
 }
 
 /// Whether the page may be pinned for long where it is.
@@ -469,17 +487,17 @@ pub fn page_is_file_lru(cpu: &Cpu, page: Page) -> bool {
 /// C: test_bit(flag, &page->flags)
 pub(crate) fn test_flag(cpu: &Cpu, page: Page, flag: Pg) -> bool {
     cpu.step(StepKind::FlagRead, page.0.into(), flag.bits().into());
-    frame(cpu, page).flags.read() as u32 & flag.bits() != 0
+    frame(cpu, page).flags.test(flag.bits())
 }
 
 pub(crate) fn set_flag(cpu: &Cpu, page: Page, flag: Pg) {
     cpu.step(StepKind::FlagSet, page.0.into(), flag.bits().into());
-    frame(cpu, page).flags.or(flag.bits());
+    frame(cpu, page).flags.set(flag.bits());
 }
 
 pub(crate) fn clear_flag(cpu: &Cpu, page: Page, flag: Pg) {
     cpu.step(StepKind::FlagSet, page.0.into(), -i64::from(flag.bits()));
-    frame(cpu, page).flags.and_not(flag.bits());
+    frame(cpu, page).flags.clear(flag.bits());
 }
 
 /// C: SetPageAnonExclusive(), linux/page-flags.h

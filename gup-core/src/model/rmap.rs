@@ -164,16 +164,18 @@ pub(crate) fn page_remove_rmap(cpu: &Cpu, page: Page, compound: bool) {
 /// mm/huge_memory.c
 fn deferred_split_folio(cpu: &Cpu, page: Page, compound: bool) {
     let world = cpu.world;
-    let v = world.look(world.head_of(page));
-    let marked = v.flags.intersects(Pg::PARTIALLY_MAPPED | Pg::SWAPCACHE);
-    if v.order <= 1 || !v.anon || v.compound_mapcount > 0 || marked {
+    let head = world.head_of(page);
+    let span = world.span_of(head);
+    let f = world.frame(head);
+    let marked = || f.flags.read((Pg::PARTIALLY_MAPPED | Pg::SWAPCACHE).bits()) != 0;
+    let anon = || Mapping::from_word(f.mapping.read()) == Mapping::Anon;
+    if span.count_ones() <= 2 || !anon() || f.compound_mapcount.read() > 0 || marked() {
         return;
     }
-    let unmapped = |p: Page| world.look(p).mapcount == 0;
+    let unmapped = |p: Page| world.frame(p).mapcount.read() == 0;
     let lost = compound || unmapped(page);
-    let pages = || pages_of(world.span_of(v.page));
-    if lost && pages().any(unmapped) && !pages().all(unmapped) {
-        set_flag(cpu, v.page, Pg::PARTIALLY_MAPPED);
+    if lost && pages_of(span).any(unmapped) && !pages_of(span).all(unmapped) {
+        set_flag(cpu, head, Pg::PARTIALLY_MAPPED);
     }
 }
 

@@ -10,7 +10,7 @@ use super::pgtable::Tables;
 use super::swap::Swap;
 use super::vmstat::NodeStat;
 use super::zone::Zone;
-use crate::atomic::{Atomic32, IrqsOff, RawLock, Statistic};
+use crate::atomic::{Flags32, IrqsOff, RawLock, Statistic};
 use crate::flags::Pg;
 use crate::sync::{Locked, OwnCpu};
 
@@ -31,7 +31,7 @@ pub struct World {
     /// Keeps the VMAs of anonymous pages. C: anon_vma->root->rwsem
     pub(crate) anon_vma: RawLock,
     /// Pageblocks of type MIGRATE_ISOLATE, one bit each.
-    pub(crate) isolated_blocks: Atomic32,
+    pub(crate) isolated_blocks: Flags32,
     pub(crate) vmstat: [Statistic; NodeStat::COUNT],
     /// CPUs inside an interrupts-off section.
     pub(crate) irqs_off: IrqsOff,
@@ -51,7 +51,7 @@ impl World {
             lru: OwnCpu::new(Lru::new()),
             swap: Locked::new(Swap::new()),
             anon_vma: RawLock::new(),
-            isolated_blocks: Atomic32::new(0),
+            isolated_blocks: Flags32::default(),
             vmstat: std::array::from_fn(|_| Statistic::new()),
             irqs_off: IrqsOff::new(limits.cpus),
         };
@@ -64,7 +64,7 @@ impl World {
     fn set_up_zero_page(&self) {
         let zero = self.frame(self.zero_page());
         zero.refcount.set(1);
-        zero.flags.set(Pg::RESERVED.bits() as i32);
+        zero.flags.set_all(Pg::RESERVED.bits());
     }
 
     /// Back to the state of [`World::new`], in place.
@@ -84,7 +84,7 @@ impl World {
         *self.lru.lock() = Lru::new();
         *self.swap.lock() = Swap::new();
         self.anon_vma.reset();
-        self.isolated_blocks.set(0);
+        self.isolated_blocks.set_all(0);
         for v in &self.vmstat {
             v.set(0);
         }
@@ -110,7 +110,7 @@ impl World {
         *self.lru.lock() = other.lru.lock().clone();
         *self.swap.lock() = other.swap.lock().clone();
         self.anon_vma.copy_from(&other.anon_vma);
-        self.isolated_blocks.set(other.isolated_blocks.read());
+        self.isolated_blocks.set_all(other.isolated_blocks.read(u32::MAX));
         for (to, from) in self.vmstat.iter().zip(&other.vmstat) {
             to.set(from.read());
         }
@@ -162,7 +162,7 @@ impl World {
     /// world at rest.
     pub fn look(&self, page: Page) -> PageView {
         let f = self.frame(page);
-        let flags = Pg::from_bits_retain(f.flags.read() as u32);
+        let flags = Pg::from_bits_retain(f.flags.read(u32::MAX));
         let head = self.head_of(page);
         let mapping = Mapping::from_word(self.frame(head).mapping.read());
         PageView {
@@ -176,7 +176,7 @@ impl World {
             flags,
             anon: mapping == Mapping::Anon,
             driver: mapping == Mapping::Driver,
-            hugetlb: self.frame(head).flags.read() as u32 & Pg::HUGETLB.bits() != 0,
+            hugetlb: self.frame(head).flags.test(Pg::HUGETLB.bits()),
             file: mapping.file(),
             epoch: f.epoch.read(),
             data: f.data.read(),
@@ -202,7 +202,7 @@ impl World {
     #[inline]
     pub fn span_of(&self, head: Page) -> u128 {
         let f = self.frame(head);
-        if f.flags.read() as u32 & Pg::HEAD.bits() == 0 {
+        if !f.flags.test(Pg::HEAD.bits()) {
             return head.bit();
         }
         ((1u128 << (1 << f.order.read())) - 1) << head.0

@@ -169,9 +169,9 @@ pub(crate) fn get_pageblock_migratetype(world: &World, page: Page) -> Migratetyp
 /// C: is_migrate_isolate_page(), linux/page-isolation.h
 #[inline]
 pub fn is_migrate_isolate_page(world: &World, page: Page) -> bool {
-    let blocks = world.isolated_blocks.read() as u32;
     // A wild page has no pageblock.
-    blocks.checked_shr(u32::from(page.0 >> PAGEBLOCK_ORDER)).unwrap_or(0) & 1 != 0
+    let block = 1u32.checked_shl(u32::from(page.0 >> PAGEBLOCK_ORDER));
+    block.is_some_and(|block| world.isolated_blocks.test(block))
 }
 
 /// Whether a longterm pin may not leave the page where it is: a look from
@@ -182,7 +182,7 @@ pub fn must_move(world: &World, page: Page) -> bool {
 }
 
 fn isolated_frames(world: &World) -> u128 {
-    let blocks = world.isolated_blocks.read() as u32;
+    let blocks = world.isolated_blocks.read(u32::MAX);
     if blocks == 0 {
         return 0;
     }
@@ -205,7 +205,7 @@ pub fn place(world: &World, page: Page) -> Place {
 
 /// Gives all pageblocks back to the allocator and forgets the preference.
 pub fn reset_placement(cpu: &Cpu) {
-    cpu.world.isolated_blocks.set(0);
+    cpu.world.isolated_blocks.set_all(0);
     set_preference(cpu, Prefer::default());
 }
 
@@ -226,11 +226,11 @@ pub fn nr_pageblocks(world: &World) -> u16 {
 /// `EBUSY` if it is isolated already, or if a page in it could never be moved
 /// away.
 pub fn set_migratetype_isolate(cpu: &Cpu, block: u16) -> Result<(), Errno> {
-    let isolated = cpu.world.isolated_blocks.read() as u32 >> block & 1 != 0;
+    let isolated = cpu.world.isolated_blocks.test(1 << block);
     if isolated || pages_of(block_frames(block)).any(|p| is_unmovable(cpu, p)) {
         return Err(Errno::EBUSY);
     }
-    cpu.world.isolated_blocks.or(1 << block);
+    cpu.world.isolated_blocks.set(1 << block);
     Ok(())
 }
 
@@ -246,7 +246,7 @@ fn is_unmovable(cpu: &Cpu, page: Page) -> bool {
 
 /// C: unset_migratetype_isolate(), mm/page_isolation.c
 pub fn unset_migratetype_isolate(cpu: &Cpu, block: u16) {
-    cpu.world.isolated_blocks.and_not(1 << block);
+    cpu.world.isolated_blocks.clear(1 << block);
 }
 
 fn block_frames(block: u16) -> u128 {
@@ -297,41 +297,40 @@ pub(crate) fn __put_page(cpu: &Cpu, page: Page) {
 /// C: free_pages_prepare() and __free_pages_ok(), mm/page_alloc.c
 fn free_pages(cpu: &Cpu, page: Page) {
     let f = cpu.world.frame(page);
-    let is_head = f.flags.read() as u32 & Pg::HEAD.bits() != 0;
+    let is_head = f.flags.test(Pg::HEAD.bits());
     let order = if is_head { f.order.read() as u32 } else { 0 };
     cpu.step(StepKind::Free, page.0.into(), order.into());
     if check_free_page(cpu, page, order) {
         // A bad page is not given back. C: bad_page(), mm/page_alloc.c
         return;
     }
-    f.flags.set(0);
+    f.flags.set_all(0);
     f.order.set(0);
     f.mapping.set(Mapping::None.word());
     for i in 1..1 << order {
         let tail = cpu.world.frame(page.nth(i));
         tail.compound_head.set(0);
-        tail.flags.set(0);
+        tail.flags.set_all(0);
     }
-    cpu.world.zone.lock().free |= span(page, order);
+    cpu.world.zone.lock_to_commute().free |= span(page, order);
 }
 
 /// C: free_page_is_bad(), mm/page_alloc.c
 fn check_free_page(cpu: &Cpu, page: Page, order: u32) -> bool {
     let at = "free_pages_prepare";
     let f = cpu.world.frame(page);
-    let flags = Pg::from_bits_retain(f.flags.read() as u32);
-    let mapped = (0..1 << order).any(|i| cpu.world.frame(page.nth(i)).mapcount.read() != 0);
-    let stray = (1..1 << order).any(|i| cpu.world.frame(page.nth(i)).refcount.read() != 0);
-    let bad_flags = Pg::LRU | Pg::LOCKED | Pg::RESERVED;
+    let mapped = (0..1 << order).any(|i| cpu.world.frame(page.nth(i)).mapcount.peek() != 0);
+    let stray = (1..1 << order).any(|i| cpu.world.frame(page.nth(i)).refcount.peek() != 0);
+    let bad_flags = f.flags.peek((Pg::LRU | Pg::LOCKED | Pg::RESERVED).bits());
     cpu.bug_on(mapped, at, "Bad page state: nonzero mapcount")
         | cpu.bug_on(
-            f.compound_mapcount.read() != 0,
+            f.compound_mapcount.peek() != 0,
             at,
             "Bad page state: nonzero compound_mapcount",
         )
-        | cpu.bug_on(f.pincount.read() != 0, at, "Bad page state: nonzero compound_pincount")
+        | cpu.bug_on(f.pincount.peek() != 0, at, "Bad page state: nonzero compound_pincount")
         | cpu.bug_on(stray, at, "Bad page state: nonzero _refcount of a tail")
-        | cpu.bug_on(flags.intersects(bad_flags), at, "Bad page state: PAGE_FLAGS_CHECK_AT_FREE")
+        | cpu.bug_on(bad_flags != 0, at, "Bad page state: PAGE_FLAGS_CHECK_AT_FREE")
 }
 
 #[cfg(test)]

@@ -10,24 +10,31 @@
 //!
 //! An access here is one with its outcome. If B stores, a load of A's that finds
 //! an older value has the same outcome before and behind that: it stays asleep,
-//! and the one that finds B's value is new. Nor does a load wake a store. So of
-//! all rounds in which each load finds the same store, one remains.
+//! and the one that finds B's value is new. Nor does a load wake a store, unless
+//! that makes loom forget what the load finds. So of all rounds in which each
+//! load finds the same store, one remains.
+//!
+//! Nor is a load new that finds a newer store than the one that was explored, but
+//! the same value, or one that is the same to the CPU: what others did before
+//! the newer store is known to it behind some barrier, and it can only do less.
 //!
 //! With a bound of preemptions this does not hold, as the other order may have
 //! been beyond it. Nor does it with three CPUs: to turn two accesses round, loom
 //! lets the CPU of the later one go first, which may be asleep while the third
-//! must go first.
+//! must go first. What holds there is said of two stores that the same load can
+//! find at the same place.
 
 use std::cell::{Cell, RefCell};
 
 /// What an exploration leaves out of what loom could be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveOut {
-    /// Also interleavings that are redundant. Of two CPUs, and not with a bound:
-    /// of three it is as [`LeaveOut::Barriers`].
+    /// All that is redundant. Of two CPUs, and not with a bound: of three it is
+    /// as [`LeaveOut::Bounded`].
     Redundant,
-    /// Barriers whose order nobody can see.
-    Barriers,
+    /// What is redundant with a bound of preemptions, too: barriers whose order
+    /// nobody can see, and loads that find one more store of the same value.
+    Bounded,
     /// Nothing, which takes long: for a test to compare with.
     Nothing,
 }
@@ -39,33 +46,42 @@ pub(super) struct Access {
     pub(super) object: usize,
     /// Which store it reads; 0 if it reads none, or can read but one.
     pub(super) reads: usize,
-    /// It does nothing else.
-    pub(super) loads: bool,
-    /// It may change what a load can read otherwise than by one store more.
+    /// If it does nothing else: what the value is to the CPU.
+    pub(super) loads: Option<u64>,
+    /// loom may not know the order of the stores.
     pub(super) unordered: bool,
+    /// The first store that loom does not forget for this one.
+    pub(super) remembers: usize,
 }
 
 impl Access {
     /// One that others have their places before or behind.
     pub(super) fn whole(cpu: usize, object: usize) -> Self {
-        Self { cpu, object, reads: 0, loads: false, unordered: false }
+        Self { cpu, object, reads: 0, loads: None, unordered: false, remembers: 0 }
     }
     /// Whether the other has the same outcome behind this one as before it.
     fn leaves(&self, other: &Access) -> bool {
+        let load = other.loads.is_some() || self.loads.is_some() && self.reads >= other.remembers;
         let ordered = !self.unordered && !other.unordered;
-        self.object != other.object || (self.loads || other.loads) && ordered
+        self.object != other.object || load && ordered
     }
     /// Whether it is the other one: what a CPU does next is known but for the
     /// outcome.
     fn is(&self, other: &Access) -> bool {
         (self.cpu, self.reads) == (other.cpu, other.reads)
     }
+    /// Whether nothing follows the other one that does not follow this one.
+    fn covers(&self, other: &Access) -> bool {
+        let ordered = !self.unordered && !other.unordered;
+        let older = self.loads.is_some() && ordered && self.reads < other.reads;
+        self.is(other) || self.cpu == other.cpu && older && self.loads == other.loads
+    }
 }
 
 #[derive(Default)]
 struct Search {
     /// There are two CPUs, and there is no bound.
-    on: bool,
+    two: bool,
     /// The accesses of this round.
     now: Vec<Access>,
     /// Those of the round before.
@@ -105,7 +121,7 @@ pub(super) fn leaves_out_nothing() -> bool {
 pub(super) fn start(cpus: usize) {
     REDUNDANT.set(false);
     SEARCH.with_borrow_mut(|s| {
-        s.on = cpus == 2 && LEAVE_OUT.get() == LeaveOut::Redundant;
+        s.two = cpus == 2 && LEAVE_OUT.get() == LeaveOut::Redundant;
         s.before = std::mem::take(&mut s.now);
         s.same = true;
         s.asleep.clear();
@@ -114,11 +130,9 @@ pub(super) fn start(cpus: usize) {
 
 /// An access has been made.
 pub(super) fn accessed(access: Access) {
-    SEARCH.with_borrow_mut(|s| {
-        if s.on && !REDUNDANT.get() {
-            REDUNDANT.set(s.accessed(access));
-        }
-    });
+    if !leaves_out_nothing() && !is_redundant() {
+        REDUNDANT.set(SEARCH.with_borrow_mut(|s| s.accessed(access)));
+    }
 }
 
 impl Search {
@@ -134,8 +148,8 @@ impl Search {
             self.explored[at].extend(before);
         }
         self.asleep.extend(self.explored.get(at).into_iter().flatten());
-        let was_asleep = self.asleep.iter().any(|other| other.is(&access));
-        self.asleep.retain(|other| other.cpu != access.cpu && access.leaves(other));
+        let was_asleep = self.asleep.iter().any(|other| other.covers(&access));
+        self.asleep.retain(|other| self.two && other.cpu != access.cpu && access.leaves(other));
         self.now.push(access);
         was_asleep
     }

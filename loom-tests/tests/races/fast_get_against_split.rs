@@ -17,36 +17,18 @@
 //!
 //! Never: the call returns `page`, and the reference is elsewhere.
 
-use gup_core::Errno;
 use gup_core::flags::Foll;
 use gup_core::invariants::mapcounts_match_tables;
-use gup_core::model::limits::{HPAGE_PMD_NR, PAGE_SIZE};
-use gup_core::model::memory::user_store;
-use gup_core::model::migrate::move_page;
-use gup_core::model::mmap::{Kind, Prot, madvise_dontneed, mm_alloc, mmap};
-use gup_core::model::pgtable::mapped_page;
-use gup_core::model::{Cpu, Limits, Page};
-use loom_tests::calls::{MM, get_user_pages_fast_only, scene, split};
+use gup_core::model::Cpu;
+use gup_core::model::limits::PAGE_SIZE;
+use loom_tests::calls::{THREE_THPS, get_user_pages_fast_only, scene, split, two_of_a_thp};
 use loom_tests::{Bound, Kernel, Verdict, at_once, body, fails, holds};
 
-/// Two THPs, as one is moved.
-const LIMITS: Limits =
-    Limits { frames: 24, movable_start: 8, device_start: 24, cpus: 2, ..Limits::LOOM };
+/// The second page of the THP.
 const ADDR: u64 = PAGE_SIZE;
 
-/// The second page of a THP of which two are mapped.
-fn mapped_tail(cpu: &Cpu) -> Result<Page, Errno> {
-    mm_alloc(cpu, MM)?;
-    mmap(cpu, MM, 0, HPAGE_PMD_NR, Prot::ReadWrite, Kind::AnonThp)?;
-    let page = user_store(cpu, MM, ADDR, 1)?;
-    // Migration leaves the entry old and clean.
-    move_page(cpu, page)?;
-    madvise_dontneed(cpu, MM, 2 * PAGE_SIZE, HPAGE_PMD_NR - 2)?;
-    mapped_page(cpu, MM, ADDR).ok_or(Errno::EFAULT)
-}
-
 fn race(kernel: Kernel) -> Verdict {
-    let (world, page) = scene(LIMITS, kernel, mapped_tail);
+    let (world, page) = scene(THREE_THPS, kernel, two_of_a_thp);
     let fast = body(|cpu| get_user_pages_fast_only(cpu, ADDR, Foll::WRITE));
     at_once(&world, kernel, [split(page), fast])?.adds_up(&world)?;
     mapcounts_match_tables(&Cpu::new(&world, kernel, 0))
@@ -54,7 +36,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_reference_sits_on_the_pages_own_head() {
-    holds!(Bound::Preemptions(3), [V5_15, V6_12], race);
+    holds!(Bound::All, [V5_15, V6_12], race);
 }
 
 #[test]
@@ -65,6 +47,5 @@ fn found_without_the_head_recheck() {
 #[test]
 fn found_without_an_exact_freeze() {
     let bound = Bound::Preemptions(2);
-    // The split finds a count that it did not leave there.
-    fails!("splat", bound, [V5_15, V6_12], "without safeguard:freeze-exact", race);
+    fails!("accounting", bound, [V5_15, V6_12], "without safeguard:freeze-exact", race);
 }

@@ -50,20 +50,20 @@ fn pin_or_share_but_not_both() {
 
 #[test]
 fn found_without_57efa1fe5957() {
-    fails!("reliability", Bound::Preemptions(2), [V5_15], "without 57efa1fe5957", race);
-    fails!("splat", Bound::Preemptions(2), [V6_12], "without 57efa1fe5957", race);
+    let bound = Bound::Preemptions(2);
+    fails!("reliability", bound, [V5_15, V6_12], "without 57efa1fe5957", race);
 }
 
 #[test]
 fn found_without_the_look_before() {
-    fails!("reliability", Bound::Preemptions(2), [V5_15], "without safeguard:seq-even", race);
-    fails!("splat", Bound::Preemptions(2), [V6_12], "without safeguard:seq-even", race);
+    let bound = Bound::Preemptions(2);
+    fails!("reliability", bound, [V5_15, V6_12], "without safeguard:seq-even", race);
 }
 
 #[test]
 fn found_without_the_look_after() {
-    fails!("reliability", Bound::Preemptions(2), [V5_15], "without safeguard:seq-retry", race);
-    fails!("splat", Bound::Preemptions(2), [V6_12], "without safeguard:seq-retry", race);
+    let bound = Bound::Preemptions(2);
+    fails!("reliability", bound, [V5_15, V6_12], "without safeguard:seq-retry", race);
 }
 
 #[test]

@@ -46,13 +46,11 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn a_pin_is_where_the_parent_stores() {
-    holds!(Bound::Preemptions(2), [V5_15], race);
+    holds!(Bound::Preemptions(3), [V5_15, V6_12], race);
 }
 
 #[test]
 fn found_without_57efa1fe5957() {
-    let (bound, change) = (Bound::Preemptions(2), "without 57efa1fe5957");
-    fails!("reliability", bound, [V5_15], change, race);
-    // The kernel notices first: a page is pinned that is not exclusive.
-    fails!("splat", bound, [V6_12], change, race);
+    let bound = Bound::Preemptions(2);
+    fails!("reliability", bound, [V5_15, V6_12], "without 57efa1fe5957", race);
 }

@@ -67,7 +67,7 @@ fn race(kernel: Kernel) -> Verdict {
 
 #[test]
 fn counts_add_up() {
-    holds!(Bound::Preemptions(2), [V5_15], race);
+    holds!(Bound::Preemptions(3), [V5_15], race);
 }
 
 #[test]

@@ -15,9 +15,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use gup_core::atomic::{Atomic32, Hold, Locks, RawLock, smp_mb};
+use gup_core::atomic::{Atomic32, Flags32, Hold, Locks, RawLock, smp_mb};
 use gup_core::sync::contended;
 use gup_core::sync::redundant::{self, LeaveOut};
+use loom::model::Builder;
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
 
@@ -44,12 +45,22 @@ fn explored<W: 'static>(
     acts: &[Act<W>],
     leave_out: LeaveOut,
 ) -> BTreeSet<Vec<u32>> {
+    explored_within(&Builder::new(), words, acts, leave_out)
+}
+
+/// The same within the bound of a builder.
+fn explored_within<W: 'static>(
+    builder: &Builder,
+    words: fn() -> W,
+    acts: &[Act<W>],
+    leave_out: LeaveOut,
+) -> BTreeSet<Vec<u32>> {
     let all = Arc::new(Mutex::new(BTreeSet::new()));
     contended::begin("").expect("nothing is known");
     loop {
         redundant::explore(leave_out);
         let (found, acts) = (Arc::clone(&all), acts.to_vec());
-        loom::model(move || {
+        builder.check(move || {
             contended::round();
             let words = Arc::new(words());
             let job = |act: &Act<W>| {
@@ -174,6 +185,29 @@ fn an_old_store_is_read_before_loom_forgets_it() {
     assert_eq!(found, (0..=8).map(|n| (n, 0)).collect());
 }
 
+/// Of two stores of the same value, loom finds that first which knows more, and
+/// nobody comes between the stores to find the other.
+#[test]
+fn who_finds_an_older_store_knows_less() {
+    let acts: Vec<Act<[Atomic32; 2]>> = vec![
+        Arc::new(|words| (words[0].read_dependent() * 10 + words[1].read()) as u32),
+        Arc::new(|words| {
+            for _ in 0..6 {
+                words[0].set(1);
+            }
+            words[1].set(1);
+            words[0].set_release(1);
+            0
+        }),
+    ];
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(0);
+    let words = || [0, 0].map(Atomic32::new);
+    let all = explored_within(&builder, words, &acts, LeaveOut::Bounded);
+    let seen: Vec<_> = all.iter().map(|found| found[0]).collect();
+    assert_eq!(seen, [10, 11]);
+}
+
 /// What CPU 1 has seen of CPU 0 before a barrier is known behind that of CPU 2.
 #[test]
 fn a_barrier_is_for_what_was_seen() {
@@ -193,61 +227,99 @@ fn a_barrier_is_for_what_was_seen() {
             words[0].read() as u32
         }),
     ];
-    let all = explored(|| [0, 0].map(Atomic32::new), &acts, LeaveOut::Barriers);
+    let all = explored(|| [0, 0].map(Atomic32::new), &acts, LeaveOut::Bounded);
     let seen: Vec<_> = all.iter().map(|found| (found[1], found[2])).collect();
     assert!(!seen.contains(&(10, 0)), "{seen:?}");
     assert_eq!(seen.len(), 7, "{seen:?}");
 }
 
-/// One or two that are set, one that is counted in, and one under a lock.
-type Words = ([Atomic32; 4], RawLock);
+/// One or two that are set, one that is counted in, and one under a lock; and
+/// some flags.
+#[derive(Debug)]
+struct Words {
+    words: [Atomic32; 4],
+    lock: RawLock,
+    flags: Flags32,
+}
 
-/// What a CPU that sets word `mine` does in a program that is drawn at random.
-fn drawn(seed: u32, steps: i32, mine: usize) -> Act<Words> {
-    Arc::new(move |(words, lock): &Words| {
-        let (mut n, mut seen) = (seed, 0);
-        let locks = Locks::new();
-        for step in 1..=steps {
-            n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let any = &words[(n >> 30) as usize];
-            let found = match (n >> 16) % 10 {
-                0..=2 => any.read(),
-                3 => any.read_dependent(),
-                4 => words[2].add_return(1),
-                5 => i32::from(words[2].cmpxchg(0, step)),
-                6 => {
-                    locks.try_lock(lock, Hold::Write);
-                    let found = words[3].read();
-                    words[3].set(found + 1);
-                    locks.unlock(lock, Hold::Write);
-                    found
-                }
-                7 => {
-                    smp_mb();
-                    0
-                }
-                8 => {
-                    words[mine].set(step + 1);
-                    0
-                }
-                _ => {
-                    words[mine].set_release(step + 1);
-                    0
-                }
-            };
-            seen = seen * 10 + found as u32;
+/// What a CPU that sets word `mine` does in step `n` of a program that is drawn at
+/// random.
+type Draw = fn(words: &Words, n: u32, step: i32, mine: usize) -> i32;
+
+/// Words that are set to another value each time.
+fn words(w: &Words, n: u32, step: i32, mine: usize) -> i32 {
+    let any = &w.words[(n >> 30) as usize];
+    match (n >> 16) % 10 {
+        0..=2 => return any.read(),
+        3 => return any.read_dependent(),
+        4 => return w.words[2].add_return(1),
+        5 => return w.words[2].cmpxchg(0, step).into(),
+        6 => {
+            let locks = Locks::new();
+            locks.try_lock(&w.lock, Hold::Write);
+            let found = w.words[3].read();
+            w.words[3].set(found + 1);
+            locks.unlock(&w.lock, Hold::Write);
+            return found;
         }
-        seen
-    })
+        7 => smp_mb(),
+        8 => w.words[mine].set(step + 1),
+        _ => w.words[mine].set_release(step + 1),
+    }
+    0
+}
+
+/// Words that are set to the same values again, and flags.
+fn values(w: &Words, n: u32, step: i32, mine: usize) -> i32 {
+    let any = &w.words[(n >> 30) as usize];
+    let flag = 1 << (n >> 24 & 1);
+    match (n >> 16) % 12 {
+        0 => return any.read(),
+        1 | 2 => return any.read_is(|v| v > 1).into(),
+        3 => return any.read_dependent(),
+        4 => return w.words[2].add_unless(1, 2).into(),
+        5 => return w.flags.test(flag).into(),
+        6 => return w.flags.test_and_set(flag).into(),
+        7 => w.flags.clear(flag),
+        8 => smp_mb(),
+        9 => w.words[2].add(-1),
+        10 => w.words[mine].set(step % 2 + 1),
+        _ => w.words[mine].set_release(step % 2 + 1),
+    }
+    0
 }
 
 /// What program `n` finds with a CPU for each of the words that they set.
-fn finds(n: u32, mine: &[usize], steps: i32, leave_out: LeaveOut) -> BTreeSet<Vec<u32>> {
-    let words = || ([0; 4].map(Atomic32::new), RawLock::new());
-    let seed = |cpu: usize| n.wrapping_mul(2_654_435_761).wrapping_add(cpu as u32 * 40_503);
-    let cpus = mine.iter().enumerate();
-    let acts: Vec<_> = cpus.map(|(cpu, &mine)| drawn(seed(cpu), steps, mine)).collect();
+fn finds(
+    draw: Draw,
+    n: u32,
+    mine: &[usize],
+    steps: i32,
+    leave_out: LeaveOut,
+) -> BTreeSet<Vec<u32>> {
+    let words = || Words {
+        words: [0; 4].map(Atomic32::new),
+        lock: RawLock::new(),
+        flags: Flags32::default(),
+    };
+    let act = |(cpu, &mine): (usize, &usize)| -> Act<Words> {
+        let seed = n.wrapping_mul(2_654_435_761).wrapping_add(cpu as u32 * 40_503);
+        Arc::new(move |words: &Words| {
+            let mut n = seed;
+            (1..=steps).fold(0, |seen, step| {
+                n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                seen * 10 + draw(words, n, step, mine) as u32
+            })
+        })
+    };
+    let acts: Vec<_> = mine.iter().enumerate().map(act).collect();
     explored(words, &acts, leave_out)
+}
+
+/// Whether a program finds the same if something is left out.
+fn compare(draw: Draw, n: u32, mine: &[usize], steps: i32, leave_out: LeaveOut) {
+    let all = finds(draw, n, mine, steps, LeaveOut::Nothing);
+    assert_eq!(finds(draw, n, mine, steps, leave_out), all, "program {n} of {mine:?}");
 }
 
 /// Those that lose outcomes where a barrier is put off for too long: behind a
@@ -256,19 +328,26 @@ const TELLING: [u32; 8] = [32, 108, 195, 252, 361, 574, 640, 694];
 
 #[test]
 fn what_is_left_out_is_redundant() {
-    let compare = |n, mine: &[usize], steps, leave_out| {
-        let all = finds(n, mine, steps, LeaveOut::Nothing);
-        assert_eq!(finds(n, mine, steps, leave_out), all, "program {n} of {mine:?}");
-    };
     for n in TELLING {
-        compare(n, &[0, 1], 6, LeaveOut::Redundant);
-        compare(n, &[0, 1], 6, LeaveOut::Barriers);
+        compare(words, n, &[0, 1], 6, LeaveOut::Redundant);
+        compare(words, n, &[0, 1], 6, LeaveOut::Bounded);
     }
     for n in 0..40 {
-        compare(n, &[0, 1], 4, LeaveOut::Redundant);
-        compare(n, &[0, 0], 4, LeaveOut::Redundant);
+        compare(words, n, &[0, 1], 4, LeaveOut::Redundant);
+        compare(words, n, &[0, 0], 4, LeaveOut::Redundant);
     }
     for n in 0..10 {
-        compare(n, &[0, 1, 1], 2, LeaveOut::Redundant);
+        compare(words, n, &[0, 1, 1], 2, LeaveOut::Redundant);
+    }
+}
+
+#[test]
+fn what_is_the_same_to_a_cpu_is_redundant() {
+    for n in 0..60 {
+        compare(values, n, &[0, 1], 5, LeaveOut::Redundant);
+        compare(values, n, &[0, 1], 5, LeaveOut::Bounded);
+    }
+    for n in 0..20 {
+        compare(values, n, &[0, 1, 1], 2, LeaveOut::Bounded);
     }
 }

@@ -14,7 +14,7 @@ use crate::model::folio::smp_mb__after_atomic;
 use crate::model::page::{
     GUP_PIN_COUNTING_BIAS, Page, compound_head, compound_nr, compound_order, compound_pincount_add,
     hpage_pincount_available, is_pinnable_page, page_cache_add_speculative, page_compound,
-    page_dirty, page_ref_add, page_ref_count, page_ref_sub, put_page, set_page_dirty_lock,
+    page_dirty, page_ref_add, page_ref_count_is, page_ref_sub, put_page, set_page_dirty_lock,
     try_get_page,
 };
 use crate::model::vmstat::{NodeStat, mod_node_page_state};
@@ -46,7 +46,7 @@ fn hpage_pincount_sub(cpu: &Cpu, page: Page, refs: i32) {
 /// C: put_page_refs(), mm/gup.c, v5.15
 fn put_page_refs(cpu: &Cpu, page: Page, refs: i32) {
     // PORT: CONFIG_DEBUG_VM is on.
-    let few = page_ref_count(cpu, page) < refs;
+    let few = page_ref_count_is(cpu, page, |count| count < refs);
     if cpu.warn_on(few, "put_page_refs", "page_ref_count(page) < refs") {
         return;
     }
@@ -64,7 +64,7 @@ fn put_page_refs(cpu: &Cpu, page: Page, refs: i32) {
 pub(crate) fn try_get_compound_head(cpu: &Cpu, page: Page, refs: i32) -> Option<Page> {
     let head = compound_head(cpu, page);
 
-    let negative = page_ref_count(cpu, head) < 0;
+    let negative = page_ref_count_is(cpu, head, |count| count < 0);
     if cpu.warn_on(negative, "try_get_compound_head", "page_ref_count(head) < 0") {
         return None;
     }
@@ -173,7 +173,7 @@ pub fn try_grab_page(cpu: &Cpu, mut page: Page, flags: Foll) -> bool {
 
         page = compound_head(cpu, page);
 
-        let dead = page_ref_count(cpu, page) <= 0;
+        let dead = page_ref_count_is(cpu, page, |count| count <= 0);
         if cpu.warn_on(dead, "try_grab_page", "page_ref_count(page) <= 0") {
             return false;
         }

@@ -12,7 +12,7 @@ use crate::history::{Defect, Safeguard};
 use crate::model::folio::{
     Folio, Migratetype, folio_is_device_coherent, folio_is_zone_movable, folio_lock,
     folio_mark_dirty, folio_migratetype, folio_nr_pages, folio_page_idx, folio_pincount,
-    folio_pincount_add, folio_put_refs, folio_ref_add, folio_ref_count, folio_ref_inc,
+    folio_pincount_add, folio_put_refs, folio_ref_add, folio_ref_count_is, folio_ref_inc,
     folio_ref_try_add, folio_test_anon, folio_test_dirty, folio_test_hugetlb, folio_test_large,
     folio_unlock, is_pci_p2pdma_page, is_zero_folio, node_stat_mod_folio, page_anon_exclusive,
     page_folio, smp_mb__after_atomic,
@@ -56,7 +56,7 @@ fn try_get_folio(cpu: &Cpu, page: Page, refs: i32) -> Option<Folio> {
     // retry:
     loop {
         let folio = page_folio(cpu, page);
-        let negative = folio_ref_count(cpu, folio) < 0;
+        let negative = folio_ref_count_is(cpu, folio, |count| count < 0);
         if cpu.warn_on(negative, "try_get_folio", "folio_ref_count(folio) < 0") {
             return None;
         }
@@ -109,7 +109,7 @@ pub(super) fn gup_put_folio(cpu: &Cpu, folio: Folio, mut refs: i32, flags: Foll)
 /// C: try_grab_folio(), mm/gup.c, v6.12
 #[doc(alias = "try_grab_page")]
 pub fn try_grab_folio(cpu: &Cpu, folio: Folio, refs: i32, flags: Foll) -> Result<(), Errno> {
-    let dead = folio_ref_count(cpu, folio) <= 0;
+    let dead = folio_ref_count_is(cpu, folio, |count| count <= 0);
     if cpu.warn_on(dead, "try_grab_folio", "folio_ref_count(folio) <= 0") {
         return Err(Errno::ENOMEM);
     }
@@ -163,7 +163,7 @@ pub fn folio_add_pin(cpu: &Cpu, folio: Folio) {
         folio_ref_inc(cpu, folio);
         folio_pincount_add(cpu, folio, 1);
     } else {
-        let none = folio_ref_count(cpu, folio) < GUP_PIN_COUNTING_BIAS;
+        let none = folio_ref_count_is(cpu, folio, |count| count < GUP_PIN_COUNTING_BIAS);
         cpu.warn_on(none, at, "folio_ref_count(folio) < GUP_PIN_COUNTING_BIAS");
         folio_ref_add(cpu, folio, GUP_PIN_COUNTING_BIAS);
     }
