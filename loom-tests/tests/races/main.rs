@@ -22,6 +22,7 @@ mod fast_pin_against_truncation;
 mod fast_pin_against_unmap;
 mod fast_pin_fork_write;
 mod fast_slow_last_unpin;
+mod fast_slow_split;
 mod fast_slow_unpin;
 mod grab_against_reuse;
 mod grab_against_split;
