@@ -31,7 +31,7 @@ use crate::mutant::{self, Change};
 /// How CPUs contend for an object.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Contended {
-    /// The only CPU that writes it, if there is but one.
+    /// The only CPU that writes it, unless there are more.
     pub(super) writer: Option<usize>,
     /// loom must be reminded of loads.
     pub(super) reminded: bool,
@@ -286,9 +286,8 @@ impl Users {
         });
         while contended != 0 {
             let one = contended & contended.wrapping_neg();
-            let mut writers = (0..).zip(by_cpu.iter()).filter(|(_, used)| used.written & one != 0);
-            let first = writers.next().map(|(cpu, _)| cpu);
-            let writer = first.filter(|_| writers.next().is_none());
+            // If there are others, it will turn out.
+            let writer = by_cpu.iter().position(|used| used.written & one != 0);
             let number = self.first + one.trailing_zeros() as usize;
             found(number, Contended { writer, reminded: false });
             contended &= !one;
