@@ -101,8 +101,8 @@ impl Atomic32 {
         is(self.read())
     }
     /// For a check that only reports. Under loom nobody comes between it and the
-    /// access before, and what it finds is no reason to explore: a count that
-    /// is wrong is found in the end, too.
+    /// access before, and what it finds is no reason to explore. So it may miss
+    /// what is wrong for a moment only, as a count that goes from 0 to 1 and back.
     #[inline]
     pub fn peek(&self) -> i32 {
         #[cfg(loom)]

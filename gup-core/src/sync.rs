@@ -77,10 +77,10 @@ impl<T> Locked<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-    /// Takes the lock for a change that others of its kind may come before or
-    /// behind: loom need not tell which.
-    pub(crate) fn lock_to_commute(&self) -> MutexGuard<'_, T> {
-        self.lock()
+    /// Makes a change under the lock that others of its kind may come before or
+    /// behind: loom need not tell which. It touches nothing else.
+    pub(crate) fn commute(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.lock());
     }
 }
 

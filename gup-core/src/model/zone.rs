@@ -312,7 +312,7 @@ fn free_pages(cpu: &Cpu, page: Page) {
         tail.compound_head.set(0);
         tail.flags.set_all(0);
     }
-    cpu.world.zone.lock_to_commute().free |= span(page, order);
+    cpu.world.zone.commute(|zone| zone.free |= span(page, order));
 }
 
 /// C: free_page_is_bad(), mm/page_alloc.c

@@ -10,8 +10,8 @@
 //! to loom, until an exploration has come to its end and noted none:
 //! [`found_more`].
 //!
-//! To store what is there already is no writing: whoever finds it cannot tell
-//! it from what was there before.
+//! To store what is there already is no writing: who finds what was there before
+//! knows less of others, and can do more.
 //!
 //! Objects are known by the order in which they were made since [`round`].
 //! Before the CPUs start, and after they have ended, there is nothing but
@@ -251,11 +251,14 @@ pub(super) fn found(number: usize, how: Contended) {
     KNOWN.with_borrow_mut(|k| k.more.insert(number, how));
 }
 
+/// loom has no more threads.
+const MOST_CPUS: usize = 5;
+
 /// Who has used objects of consecutive numbers, of which loom is not told.
 #[derive(Debug)]
 pub(super) struct Users {
     first: usize,
-    by_cpu: Mutex<Vec<Used>>,
+    by_cpu: Mutex<[Used; MOST_CPUS]>,
 }
 
 /// Which of them one CPU has used, and which of these to write: one bit each.
@@ -275,9 +278,6 @@ impl Users {
             return;
         };
         let mut by_cpu = self.by_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_cpu.len() <= cpu {
-            by_cpu.resize(cpu + 1, Used::default());
-        }
         by_cpu[cpu].all |= used.all;
         by_cpu[cpu].written |= used.written;
         let others = (0..).zip(by_cpu.iter()).filter(|&(other, _)| other != cpu);

@@ -110,16 +110,16 @@ impl<T> Locked<T> {
         Self { lock: Lock::new(), value: Mutex::new(value) }
     }
     pub(crate) fn lock(&self) -> LockedGuard<'_, T> {
-        self.lock_as(Hold::Write)
+        let held = self.lock.take(Hold::Write);
+        LockedGuard { value: self.value(), _held: held }
     }
     /// Such changes share the lock.
-    pub(crate) fn lock_to_commute(&self) -> LockedGuard<'_, T> {
-        self.lock_as(Hold::Read)
+    pub(crate) fn commute(&self, change: impl FnOnce(&mut T)) {
+        let _held = self.lock.take(Hold::Read);
+        change(&mut self.value());
     }
-    fn lock_as(&self, how: Hold) -> LockedGuard<'_, T> {
-        let held = self.lock.take(how);
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        LockedGuard { value, _held: held }
+    fn value(&self) -> MutexGuard<'_, T> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,22 +15,25 @@
 //! load finds the same store, one remains.
 //!
 //! Nor is a load new that finds a newer store than the one that was explored, but
-//! the same value, or one that is the same to the CPU: what others did before
-//! the newer store is known to it behind some barrier, and it can only do less.
+//! the same value, or one that is the same to the CPU: it knows more of what
+//! others did before the newer store, and as loom runs it can only do less.
 //!
-//! With a bound of preemptions this does not hold, as the other order may have
-//! been beyond it. Nor does it with three CPUs: to turn two accesses round, loom
-//! lets the CPU of the later one go first, which may be asleep while the third
-//! must go first. What holds there is said of two stores that the same load can
-//! find at the same place.
+//! With three CPUs nothing stays asleep: to turn two accesses round, loom lets the
+//! CPU of the later one go first, which may be asleep while the third must go
+//! first. Only what has been explored at the same place, behind the same accesses,
+//! is redundant.
+//!
+//! With a bound of preemptions not even that is. A CPU that has started, and
+//! accessed nothing yet, took a preemption more, and what was explored then was
+//! less. But of stores of the same value that a load can find at a place, the
+//! oldest is enough.
 
 use std::cell::{Cell, RefCell};
 
 /// What an exploration leaves out of what loom could be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveOut {
-    /// All that is redundant. Of two CPUs, and not with a bound: of three it is
-    /// as [`LeaveOut::Bounded`].
+    /// All that is redundant without a bound of preemptions.
     Redundant,
     /// What is redundant with a bound of preemptions, too: barriers whose order
     /// nobody can see, and loads that find one more store of the same value.
@@ -44,13 +47,14 @@ pub enum LeaveOut {
 pub(super) struct Access {
     pub(super) cpu: usize,
     pub(super) object: usize,
-    /// Which store it reads; 0 if it reads none, or can read but one.
+    /// The turn of the store that it reads; 0 if it reads none, or can read but
+    /// one.
     pub(super) reads: usize,
     /// If it does nothing else: what the value is to the CPU.
     pub(super) loads: Option<u64>,
     /// loom may not know the order of the stores.
     pub(super) unordered: bool,
-    /// The first store that loom does not forget for this one.
+    /// The turn of the first store that loom does not forget for this one.
     pub(super) remembers: usize,
 }
 
@@ -70,17 +74,20 @@ impl Access {
     fn is(&self, other: &Access) -> bool {
         (self.cpu, self.reads) == (other.cpu, other.reads)
     }
-    /// Whether nothing follows the other one that does not follow this one.
-    fn covers(&self, other: &Access) -> bool {
+    /// Whether it is a load to whose CPU the other one is the same, but that it
+    /// finds an older store: so nothing follows that one that does not follow this.
+    fn is_older_than(&self, other: &Access) -> bool {
         let ordered = !self.unordered && !other.unordered;
-        let older = self.loads.is_some() && ordered && self.reads < other.reads;
-        self.is(other) || self.cpu == other.cpu && older && self.loads == other.loads
+        let same = self.loads.is_some() && self.loads == other.loads && self.cpu == other.cpu;
+        same && ordered && self.reads < other.reads
     }
 }
 
 #[derive(Default)]
 struct Search {
-    /// There are two CPUs, and there is no bound.
+    /// There is no bound of preemptions.
+    unbounded: bool,
+    /// And there are two CPUs.
     two: bool,
     /// The accesses of this round.
     now: Vec<Access>,
@@ -121,7 +128,8 @@ pub(super) fn leaves_out_nothing() -> bool {
 pub(super) fn start(cpus: usize) {
     REDUNDANT.set(false);
     SEARCH.with_borrow_mut(|s| {
-        s.two = cpus == 2 && LEAVE_OUT.get() == LeaveOut::Redundant;
+        s.unbounded = LEAVE_OUT.get() == LeaveOut::Redundant;
+        s.two = s.unbounded && cpus == 2;
         s.before = std::mem::take(&mut s.now);
         s.same = true;
         s.asleep.clear();
@@ -148,7 +156,9 @@ impl Search {
             self.explored[at].extend(before);
         }
         self.asleep.extend(self.explored.get(at).into_iter().flatten());
-        let was_asleep = self.asleep.iter().any(|other| other.covers(&access));
+        let covered =
+            |other: &Access| other.is_older_than(&access) || self.unbounded && other.is(&access);
+        let was_asleep = self.asleep.iter().any(covered);
         self.asleep.retain(|other| self.two && other.cpu != access.cpu && access.leaves(other));
         self.now.push(access);
         was_asleep

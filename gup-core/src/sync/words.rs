@@ -81,14 +81,24 @@ const NEVER: usize = usize::MAX;
 /// How many stores of a word loom remembers.
 const HISTORY: usize = 7;
 
+/// A store, by whose number loom knows it.
+#[derive(Clone, Copy, Debug)]
+struct Store {
+    value: u64,
+    /// The first was made before they started.
+    cpu: Option<usize>,
+    /// How many were made before it.
+    turn: usize,
+}
+
 /// A word of which loom is told.
 #[derive(Debug)]
 struct Told {
     number: usize,
     word: loom::sync::atomic::AtomicUsize,
-    /// What each store stored, and which CPU it was; the first was before they
-    /// started.
-    stores: Mutex<Vec<(u64, Option<usize>)>>,
+    stores: Mutex<Vec<Store>>,
+    /// How many of them have been made.
+    made: std::sync::atomic::AtomicUsize,
     /// The last store.
     last: std::sync::atomic::AtomicUsize,
     /// loom may not know the order of the stores.
@@ -98,10 +108,12 @@ struct Told {
 
 impl Tell for Word {
     fn tell(&self) {
+        let first = Store { value: self.peek(), cpu: None, turn: 0 };
         let told = Told {
             number: self.number,
             word: loom::sync::atomic::AtomicUsize::new(0),
-            stores: Mutex::new(vec![(self.value.load(SeqCst), None)]),
+            stores: Mutex::new(vec![first]),
+            made: 1.into(),
             last: std::sync::atomic::AtomicUsize::new(0),
             unordered: false.into(),
             loads: Loads::default(),
@@ -133,37 +145,41 @@ fn loosely(order: Ordering) -> Ordering {
 }
 
 impl Told {
-    fn stores(&self) -> MutexGuard<'_, Vec<(u64, Option<usize>)>> {
+    fn stores(&self) -> MutexGuard<'_, Vec<Store>> {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    fn value(&self, store: usize) -> u64 {
-        self.stores()[store].0
+    fn store(&self, number: usize) -> Store {
+        self.stores()[number]
     }
     /// The number of a store that `cpu` is about to make.
-    fn new_store(&self, cpu: usize, v: u64) -> usize {
+    fn new_store(&self, cpu: usize, value: u64) -> usize {
         let mut stores = self.stores();
-        stores.push((v, Some(cpu)));
+        stores.push(Store { value, cpu: Some(cpu), turn: usize::MAX });
         stores.len() - 1
+    }
+    /// It has been made.
+    fn made(&self, number: usize) {
+        self.stores()[number].turn = self.made.fetch_add(1, SeqCst);
     }
     /// `cpu` has loaded.
     fn loaded(&self, cpu: usize, reads: usize, kind: &dyn Fn(u64) -> u64) {
-        if self.stores()[reads].1.is_some_and(|other| other != cpu) {
+        let store = self.store(reads);
+        if store.cpu.is_some_and(|other| other != cpu) {
             barriers::seen(cpu);
         }
         let unordered = self.unordered.load(SeqCst);
-        let object = self.number;
-        let loads = Some(kind(self.value(reads)));
+        let (object, reads, loads) = (self.number, store.turn, Some(kind(store.value)));
         redundant::accessed(Access { cpu, object, reads, loads, unordered, remembers: 0 });
     }
     /// `cpu` has stored; what it read, if it did.
     fn stored(&self, cpu: usize, reads: Option<usize>) {
-        let last = self.stores()[self.last.load(SeqCst)].1;
+        let last = self.store(self.last.load(SeqCst)).cpu;
         if reads.is_none() && last.is_some_and(|last| last != cpu) {
             self.unordered.store(true, SeqCst);
         }
         let unordered = self.unordered.load(SeqCst);
-        let remembers = self.stores().len().saturating_sub(HISTORY);
-        let reads = reads.unwrap_or(0);
+        let remembers = self.made.load(SeqCst).saturating_sub(HISTORY);
+        let reads = reads.map_or(0, |store| self.store(store).turn);
         let object = self.number;
         redundant::accessed(Access { cpu, object, reads, loads: None, unordered, remembers });
     }
@@ -179,22 +195,25 @@ impl Told {
             How::Store(order) => {
                 let store = self.new_store(cpu, new(0).unwrap_or(0));
                 switching(|| self.word.store(store, order));
+                self.made(store);
                 self.stored(cpu, None);
                 (Some(store), 0)
             }
             How::Always(order) => {
                 let store = self.new_store(cpu, 0);
                 let read = switching(|| self.word.swap(store, loosely(order)));
+                self.made(store);
                 self.stored(cpu, Some(read));
-                let old = self.value(read);
-                self.stores()[store].0 = new(old).unwrap_or(old);
+                let old = self.store(read).value;
+                self.stores()[store].value = new(old).unwrap_or(old);
                 (Some(store), read)
             }
             How::Perhaps(ok) => self.change_perhaps(cpu, ok, new),
         }
     }
-    /// What is there is known when it is this CPU's turn: so it first tries what
-    /// cannot succeed, and then, with nobody between, what shall.
+    /// First a cmpxchg that fails, to see what is there when it is this CPU's
+    /// turn; then, with nobody between, the one that counts. Of two stores that
+    /// have no order loom may find the other then.
     fn change_perhaps(
         &self,
         cpu: usize,
@@ -206,15 +225,21 @@ impl Told {
                 switching(|| self.word.compare_exchange(old, new, ok, Relaxed));
             read
         };
-        let read = exchange(NEVER, NEVER, Relaxed);
-        let store = new(self.value(read)).map(|v| self.new_store(cpu, v));
-        if let Some(store) = store {
+        let mut read = exchange(NEVER, NEVER, Relaxed);
+        let mut stored = None;
+        while let (None, Some(v)) = (stored, new(self.store(read).value)) {
+            let store = self.new_store(cpu, v);
             loom::stop_exploring();
-            exchange(read, store, loosely(ok));
+            let found = exchange(read, store, loosely(ok));
             loom::explore();
+            if found == read {
+                self.made(store);
+                stored = Some(store);
+            }
+            read = found;
         }
         self.stored(cpu, Some(read));
-        (store, read)
+        (stored, read)
     }
 }
 
@@ -238,7 +263,7 @@ impl Word {
         let store = switching(|| told.word.load(order));
         told.loads.add(cpu, self.contended.reminded);
         told.loaded(cpu, store, kind);
-        if redundant::is_redundant() { self.load_plainly() } else { told.value(store) }
+        if redundant::is_redundant() { self.load_plainly() } else { told.store(store).value }
     }
     fn load_plainly(&self) -> u64 {
         self.users.note(Used::one(false));
@@ -264,9 +289,9 @@ impl Word {
         }
         if let Some(store) = store {
             told.last.store(store, SeqCst);
-            self.value.store(told.value(store), SeqCst);
+            self.value.store(told.store(store).value, SeqCst);
         }
-        told.value(read)
+        told.store(read).value
     }
     fn change_plainly(&self, new: &dyn Fn(u64) -> Option<u64>) -> u64 {
         let old = self.peek();
