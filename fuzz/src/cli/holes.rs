@@ -28,8 +28,6 @@ const FOLDED: &str = "the P4D is the PGD's entry, read a moment ago, and stays a
 const LOOKED: &str = "what an old value leads to is looked at again, behind the full barrier of the \
                       reference";
 const AGAIN: &str = "of a second try: with the old head it fails once more, until the head is free";
-const OVERFLOW: &str = "it looks for an overflow only, and no race comes there and tries again";
-const ONCE: &str = "a call looks once: what is old here is what an earlier call saw";
 const READS: &str = "only reads are before it, and what they found is looked at again behind the \
                      barrier after the reference";
 const GRAB: &str = "the full barrier of the grab stands between the same accesses";
@@ -38,6 +36,11 @@ const EITHER: &str = "the wait for interrupts and the second look at the PMD (70
 const LAST: &str = "a put: nothing of the page was touched before it, and no race changes what is \
                     read behind it";
 
+const FREED: &str = "a put: behind it only the checks of a page that is freed look at it, and loom \
+                     is not told of those";
+
+/// Functions that give a reference back.
+const PUTS: &[&str] = &["gup_put_folio", "put_page_refs", "try_get_folio", "try_grab_folio_fast"];
 /// Functions that run, or go on, when the page is held.
 const BEHIND_THE_GRAB: &[&str] = &[
     "compound_next",
@@ -59,10 +62,9 @@ const BEHIND_THE_GRAB: &[&str] = &[
 /// Holes that are known: functions, how many holes, what is done to which step,
 /// and why no race notices.
 const KNOWN: &[(&[&str], usize, &str, &str)] = &[
-    (&["gup_must_unshare"], 1, "flag-read load stale", ONCE),
     (BEHIND_THE_GRAB, 17, "compound-head load stale", HELD),
     (BEHIND_THE_GRAB, 17, "compound-head load unordered", HELD),
-    (BEHIND_THE_GRAB, 17, "flag-read load stale", HELD),
+    (BEHIND_THE_GRAB, 16, "flag-read load stale", HELD),
     (BEHIND_THE_GRAB, 2, "mapping-read load stale", HELD),
     (
         &["gup_fast_pmd_leaf", "gup_fast_pte_range", "gup_huge_pmd", "gup_pte_range"],
@@ -90,7 +92,6 @@ const KNOWN: &[(&[&str], usize, &str, &str)] = &[
     (&["try_get_compound_head", "try_get_folio"], 4, "compound-head load unordered", LOOKED),
     (&["gup_fast_pte_range", "gup_pte_range"], 2, "pte-read load unordered", LOOKED),
     (&["try_get_compound_head", "try_get_folio"], 2, "compound-head load stale", AGAIN),
-    (&["try_get_compound_head", "try_get_folio"], 2, "ref-read load stale", OVERFLOW),
     (
         &["try_get_compound_head", "try_get_folio"],
         2,
@@ -98,16 +99,11 @@ const KNOWN: &[(&[&str], usize, &str, &str)] = &[
         READS,
     ),
     (&["gup_fast", "lockless_pages_from_mm"], 2, "seq-read fence after load left out", GRAB),
-    (&["gup_fast", "lockless_pages_from_mm"], 2, "seq-retry fence left out", GRAB),
+    (&["gup_fast", "lockless_pages_from_mm"], 1, "seq-retry fence left out", GRAB),
     (&["gup_fast"], 1, "irq-save lock left out", EITHER),
     (&["gup_fast_pte_range"], 1, "table-read load stale", EITHER),
-    (&["try_grab_folio_fast"], 1, "ref-dec-and-test fence after add left out", LAST),
-    (
-        &["put_page_refs", "try_get_folio", "try_grab_folio_fast"],
-        3,
-        "ref-dec-and-test fence left out",
-        LAST,
-    ),
+    (PUTS, 4, "ref-dec-and-test fence after add left out", FREED),
+    (PUTS, 4, "ref-dec-and-test fence left out", LAST),
 ];
 
 /// What one race said of one mutant.
