@@ -35,12 +35,12 @@ const EITHER: &str = "the wait for interrupts and the second look at the PMD (70
                       enough; the twins without both fail";
 const LAST: &str = "a put: nothing of the page was touched before it, and no race changes what is \
                     read behind it";
-
 const FREED: &str = "a put: behind it only the checks of a page that is freed look at it, and loom \
                      is not told of those";
 
 /// Functions that give a reference back.
 const PUTS: &[&str] = &["gup_put_folio", "put_page_refs", "try_get_folio", "try_grab_folio_fast"];
+
 /// Functions that run, or go on, when the page is held.
 const BEHIND_THE_GRAB: &[&str] = &[
     "compound_next",

@@ -378,9 +378,6 @@ macro_rules! atomic {
             pub(crate) fn fetch_add(&self, v: $int, order: Ordering) -> $int {
                 self.rmw("add", order, |old| old.wrapping_add(v))
             }
-            pub(crate) fn fetch_or(&self, v: $int, order: Ordering) -> $int {
-                self.rmw("or", order, |old| old | v)
-            }
             pub(crate) fn fetch_and(&self, v: $int, order: Ordering) -> $int {
                 self.rmw("and", order, |old| old & v)
             }
